@@ -1,0 +1,20 @@
+//! The config: what the operator writes, checked as a whole, and what it means.
+//!
+//! Owns: the TOML format, every check with its message, and [`Config`], which only holds what passed. Must not:
+//! read files or ask the host: what the checks need of it comes in as [`HostView`].
+
+mod check;
+mod load;
+mod problem;
+mod raw;
+mod read;
+mod schema;
+mod settings;
+
+pub use load::{Checked, load};
+pub use problem::{CODES, Label, Problem, Severity};
+pub use schema::{reference, schema};
+pub use settings::{
+    Balance, Config, HostView, Ipv6, Mode, OnExhausted, OwnTable, Plumbing, Pool, PoolSource, Stream, Tier,
+    Uplink,
+};

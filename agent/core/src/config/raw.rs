@@ -1,0 +1,298 @@
+//! The file as it is written: every table, every key, with the words that the schema and the reference show.
+//!
+//! Owns: the list of keys. Must not: judge values; `check` does. Adding a key here makes it known to the reader,
+//! to `config/schema.json` and to `docs/config.md`.
+
+use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
+use toml::Spanned;
+use toml::de::DeValue;
+
+use super::problem::Problem;
+use super::read::{At, FromToml, Keyed, Many, Word, Words, table, wrong_type};
+use super::settings::{Balance, Ipv6, OnExhausted, OwnTable, Plumbing};
+
+table! {
+    /// The config of mailsteer. Without any config the agent observes: it counts, and changes nothing.
+    pub(crate) struct RawConfig {
+        /// Whether mail is steered: `"observe"` counts and changes nothing, `"enforce"` steers every stream, and
+        /// `{ canary = 0.30 }` steers that share of each stream's connections and leaves the rest alone.
+        #[schemars(extend("default" = "observe"))]
+        mode: RawMode,
+        /// Steered destination ports. 465 and 587 can be added where mail leaves for a smarthost by them.
+        #[schemars(extend("default" = [25]))]
+        ports: Many<i64>,
+        /// Destination networks that are never steered. A list written here replaces the default. Never steered,
+        /// whatever stands here: the host's own addresses, loopback, link-local, multicast and broadcast, and
+        /// networks that are routed through interfaces which are no uplinks (such as container bridges).
+        #[schemars(extend("default" = ["10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "fc00::/7"]))]
+        exclude: Many<String>,
+        /// How mailsteer deals with the addresses of this host.
+        host: RawHost,
+        /// How mailsteer keeps its nftables table.
+        nft: RawNft,
+        /// Where Prometheus finds the metrics.
+        metrics: RawMetrics,
+        /// Uplinks by name: interface and gateway by which mail leaves. None: found by the default routes.
+        uplink: Keyed<RawUplink>,
+        /// Pools by name: the sources that a stream may leave from.
+        pool: Keyed<RawPool>,
+        /// Streams by name: whose mail leaves by which pool. They match in the order in which they stand in the
+        /// file, and the first that matches wins.
+        stream: Keyed<RawStream>,
+    }
+}
+
+table! {
+    /// How mailsteer deals with the addresses of this host.
+    #[schemars(rename = "Host")]
+    pub(crate) struct RawHost {
+        /// `"plumb"` puts the pools' addresses on the host and takes away only what it put there; `"adopt"` never
+        /// adds or removes one: they must be on the host already.
+        #[schemars(extend("default" = "plumb"))]
+        addresses: Word<Plumbing>,
+    }
+}
+
+table! {
+    /// How mailsteer keeps its nftables table.
+    #[schemars(rename = "Nft")]
+    pub(crate) struct RawNft {
+        /// `"auto"` owns the table where the kernel can (6.9 and later), so that another program's
+        /// `nft flush ruleset` skips it; `"never"` leaves it open, so that the nft program can edit it too.
+        #[schemars(extend("default" = "auto"))]
+        own_table: Word<OwnTable>,
+    }
+}
+
+table! {
+    /// Where Prometheus finds the metrics.
+    #[schemars(rename = "Metrics")]
+    pub(crate) struct RawMetrics {
+        /// Loopback address and port, or `"off"`. Metrics name every stream and source and have no password, so
+        /// that only a loopback address is accepted.
+        #[schemars(extend("default" = "127.0.0.1:9925"))]
+        listen: String,
+    }
+}
+
+table! {
+    /// An interface and gateway by which mail leaves the host.
+    #[schemars(rename = "Uplink")]
+    pub(crate) struct RawUplink {
+        /// The interface's name.
+        #[schemars(required)]
+        interface: String,
+        /// Next hop; a list for one of each family. None: what lies beyond is reached directly (ppp, wg).
+        gateway: Many<String>,
+        /// Networks: a source belongs to the uplink whose prefix holds it. Needed where there are several uplinks.
+        prefix: Many<String>,
+    }
+}
+
+table! {
+    /// Sources that mail may leave from.
+    #[schemars(rename = "Pool")]
+    pub(crate) struct RawPool {
+        /// The sources, each an address, a network (all of its addresses), a range `"a-b"`, or a table. They are
+        /// named `<pool>-1`, `<pool>-2` and so on, in the order written.
+        #[schemars(required)]
+        addresses: Many<RawSource>,
+        /// Backup sources, used when none of `addresses` is eligible; best in another network. Named
+        /// `<pool>-spare-1` and so on.
+        spare: Many<RawSource>,
+        /// Shares by source name; what is not named has 1, and 0 is never used.
+        weights: Keyed<At<i64>>,
+        /// The EHLO name of the pool's MTA transports: a full host name. PTR and A of each address should fit it.
+        ehlo: String,
+        /// How a connection's source is drawn: in turn, at random, or always the same one for the same
+        /// destination address.
+        #[schemars(extend("default" = "round-robin"))]
+        balance: Word<Balance>,
+    }
+}
+
+table! {
+    /// One source, with what cannot be said by its address alone.
+    #[schemars(rename = "Source")]
+    pub(crate) struct RawSourceTable {
+        /// The address on this host.
+        #[schemars(required)]
+        local: String,
+        /// The address the world sees, where a 1:1 NAT translates. It is the source's identity. Default: `local`.
+        public: String,
+        /// A label of your own.
+        name: String,
+        /// Its share of the pool's connections; 0 is never used.
+        #[schemars(extend("default" = 1))]
+        weight: i64,
+    }
+}
+
+table! {
+    /// Whose mail, and where it leaves. Every match key that is written must fit; of a list, one entry is enough.
+    /// A stream without any match key takes all that streams before it left.
+    #[schemars(rename = "Stream")]
+    pub(crate) struct RawStream {
+        /// The pool it leaves from.
+        #[schemars(required)]
+        pool: String,
+        /// Name of the user whose process connects.
+        user: Many<String>,
+        /// Number of the user whose process connects.
+        uid: Many<i64>,
+        /// Name of the process's group.
+        group: Many<String>,
+        /// Number of the process's group.
+        gid: Many<i64>,
+        /// cgroup of the process, as a path from the cgroup root, such as `system.slice/postfix@-.service`.
+        cgroup: Many<String>,
+        /// A private address that an MTA's transport binds (Postfix: `-o smtp_bind_address=198.18.0.2`).
+        /// mailsteer keeps it on lo; it never reaches the wire.
+        tag: Many<String>,
+        /// Source network of forwarded traffic: containers.
+        subnet: Many<String>,
+        /// Packet mark (fwmark) that another program sets.
+        mark: Many<i64>,
+        /// Interface by which forwarded traffic comes in, such as a container bridge.
+        via: Many<String>,
+        /// Destination network.
+        destination: Many<String>,
+        /// When no source of the pool is eligible: refuse the connection, so that the MTA defers, or let it pass
+        /// unsteered, by whatever address the host takes.
+        #[schemars(extend("default" = "refuse"))]
+        on_exhausted: Word<OnExhausted>,
+        /// IPv6 connections of a pool without an IPv6 source: refuse them, so that the MTA falls back to IPv4, or
+        /// let them pass unsteered.
+        #[schemars(extend("default" = "refuse"))]
+        ipv6: Word<Ipv6>,
+        /// This stream's own mode, in place of the file's.
+        mode: RawMode,
+    }
+}
+
+/// A mode as written.
+#[derive(Clone, PartialEq, Debug)]
+pub(crate) enum RawMode {
+    /// A word.
+    Word(ModeWord),
+    /// `{ canary = 0.30 }`
+    Canary(At<f64>),
+}
+
+/// A mode that needs no number.
+#[derive(Clone, Copy, PartialEq, Debug)]
+pub(crate) enum ModeWord {
+    /// Count, change nothing.
+    Observe,
+    /// Steer all.
+    Enforce,
+}
+
+table! {
+    /// Steer a share.
+    #[schemars(rename = "Canary")]
+    pub(crate) struct RawCanary {
+        /// The share, over 0 and under 1.
+        #[schemars(required)]
+        canary: f64,
+    }
+}
+
+impl FromToml for RawMode {
+    fn from_toml(value: &Spanned<DeValue<'_>>, problems: &mut Vec<Problem>) -> Option<Self> {
+        match value.get_ref() {
+            DeValue::String(_) => Word::from_toml(value, problems).map(|Word(word)| Self::Word(word)),
+            DeValue::Table(_) => {
+                let before = problems.len();
+                let canary = RawCanary::from_toml(value, problems)?.canary;
+                if canary.is_none() && problems.len() == before {
+                    wrong_type(value, "{ canary = 0.30 }", problems);
+                }
+                canary.map(Self::Canary)
+            }
+            _ => {
+                wrong_type(value, "\"observe\", \"enforce\" or { canary = 0.30 }", problems);
+                None
+            }
+        }
+    }
+}
+
+impl JsonSchema for RawMode {
+    fn inline_schema() -> bool {
+        true
+    }
+
+    fn schema_name() -> std::borrow::Cow<'static, str> {
+        "Mode".into()
+    }
+
+    fn json_schema(generator: &mut SchemaGenerator) -> Schema {
+        let word = generator.subschema_for::<Word<ModeWord>>();
+        let canary = generator.subschema_for::<RawCanary>();
+        json_schema!({ "anyOf": [word, canary] })
+    }
+}
+
+/// A source as written.
+#[derive(Clone, PartialEq, Debug)]
+pub(crate) enum RawSource {
+    /// An address, a network or a range.
+    Text(String),
+    /// A table.
+    Table(RawSourceTable),
+}
+
+impl FromToml for RawSource {
+    fn from_toml(value: &Spanned<DeValue<'_>>, problems: &mut Vec<Problem>) -> Option<Self> {
+        match value.get_ref() {
+            DeValue::String(text) => Some(Self::Text(text.to_string())),
+            DeValue::Table(_) => RawSourceTable::from_toml(value, problems).map(Self::Table),
+            _ => {
+                wrong_type(value, "an address in quotes, or { local = \"...\", public = \"...\" }", problems);
+                None
+            }
+        }
+    }
+}
+
+impl JsonSchema for RawSource {
+    fn inline_schema() -> bool {
+        true
+    }
+
+    fn schema_name() -> std::borrow::Cow<'static, str> {
+        "AddressOrSource".into()
+    }
+
+    fn json_schema(generator: &mut SchemaGenerator) -> Schema {
+        let text = generator.subschema_for::<String>();
+        let table = generator.subschema_for::<RawSourceTable>();
+        json_schema!({ "anyOf": [text, table] })
+    }
+}
+
+impl Words for ModeWord {
+    const WORDS: &'static [(&'static str, Self)] = &[("observe", Self::Observe), ("enforce", Self::Enforce)];
+}
+
+impl Words for Plumbing {
+    const WORDS: &'static [(&'static str, Self)] = &[("plumb", Self::Plumb), ("adopt", Self::Adopt)];
+}
+
+impl Words for OwnTable {
+    const WORDS: &'static [(&'static str, Self)] = &[("auto", Self::Auto), ("never", Self::Never)];
+}
+
+impl Words for Balance {
+    const WORDS: &'static [(&'static str, Self)] =
+        &[("round-robin", Self::RoundRobin), ("random", Self::Random), ("sticky", Self::Sticky)];
+}
+
+impl Words for OnExhausted {
+    const WORDS: &'static [(&'static str, Self)] = &[("refuse", Self::Refuse), ("pass", Self::Pass)];
+}
+
+impl Words for Ipv6 {
+    const WORDS: &'static [(&'static str, Self)] = &[("refuse", Self::Refuse), ("pass", Self::Pass)];
+}

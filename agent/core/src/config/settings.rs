@@ -1,0 +1,201 @@
+//! What a config means, once it has passed the checks: names resolved, ranges expanded, defaults filled in.
+
+use std::collections::BTreeMap;
+use std::net::{IpAddr, SocketAddr};
+
+use ipnet::IpNet;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use crate::model::LaneMatch;
+
+/// A config that passed every check.
+#[derive(Clone, PartialEq, Debug)]
+pub struct Config {
+    /// Mode of every stream that has none of its own.
+    pub mode: Mode,
+    /// Steered destination ports.
+    pub ports: Vec<u16>,
+    /// Destinations that are never steered.
+    pub exclude: Vec<IpNet>,
+    /// Whether mailsteer puts addresses on the host.
+    pub plumbing: Plumbing,
+    /// Whether the nftables table is owned where the kernel can.
+    pub own_table: OwnTable,
+    /// Where metrics are served; `None`: nowhere.
+    pub metrics: Option<SocketAddr>,
+    /// Uplinks as configured; empty: found by the default routes.
+    pub uplinks: Vec<Uplink>,
+    /// Pools by name.
+    pub pools: BTreeMap<String, Pool>,
+    /// Streams in the order in which they match.
+    pub streams: Vec<Stream>,
+}
+
+/// Whether a stream is steered.
+#[derive(Clone, Copy, PartialEq, Debug, Default, Serialize, Deserialize)]
+pub enum Mode {
+    /// Count, change nothing.
+    #[default]
+    Observe,
+    /// Steer this share, in thousandths.
+    Canary(u16),
+    /// Steer all.
+    Enforce,
+}
+
+/// Whether mailsteer adds the pools' addresses to the host.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum Plumbing {
+    /// Adds what is missing, and takes away only what it added.
+    #[default]
+    Plumb,
+    /// Never adds or removes a pool address.
+    Adopt,
+}
+
+/// Whether the nftables table is owned, so that a stranger's `nft flush ruleset` skips it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum OwnTable {
+    /// Where the kernel can (6.9 and later).
+    #[default]
+    Auto,
+    /// Never.
+    Never,
+}
+
+/// How a lane draws a slot.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum Balance {
+    /// One after the other.
+    #[default]
+    RoundRobin,
+    /// At random.
+    Random,
+    /// The same source for the same destination address.
+    Sticky,
+}
+
+/// What happens when a pool has no eligible source left.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum OnExhausted {
+    /// Refuse at once: the MTA defers.
+    #[default]
+    Refuse,
+    /// Let it leave unsteered.
+    Pass,
+}
+
+/// What happens to IPv6 connections of a pool without an IPv6 source.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum Ipv6 {
+    /// Refuse at once: the MTA falls back to IPv4.
+    #[default]
+    Refuse,
+    /// Let it leave unsteered.
+    Pass,
+}
+
+/// A pool.
+#[derive(Clone, PartialEq, Debug)]
+pub struct Pool {
+    /// Its name.
+    pub name: String,
+    /// The EHLO name that its MTA transports send.
+    pub ehlo: Option<String>,
+    /// How its lanes draw.
+    pub balance: Balance,
+    /// Primary sources, then spare ones, in the order written.
+    pub sources: Vec<PoolSource>,
+}
+
+/// A source in a pool.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct PoolSource {
+    /// Its label, such as `bulk-1`.
+    pub name: String,
+    /// The address on this host.
+    pub local: IpAddr,
+    /// The address the world sees: its identity.
+    pub public: IpAddr,
+    /// Its share; 0: never.
+    pub weight: u32,
+    /// Primary or spare.
+    pub tier: Tier,
+    /// Index into [`Config::uplinks`]; `None` where none is configured.
+    pub uplink: Option<usize>,
+}
+
+/// A pool's tiers.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Tier {
+    /// Used first.
+    Primary,
+    /// Used when no primary source is eligible.
+    Spare,
+}
+
+/// A stream.
+#[derive(Clone, PartialEq, Debug)]
+pub struct Stream {
+    /// Its name.
+    pub name: String,
+    /// Its pool's name.
+    pub pool: String,
+    /// Whose traffic.
+    pub matches: LaneMatch,
+    /// Whether it is steered.
+    pub mode: Mode,
+    /// Without an eligible source.
+    pub on_exhausted: OnExhausted,
+    /// IPv6 without an IPv6 source.
+    pub ipv6: Ipv6,
+}
+
+/// An uplink.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Uplink {
+    /// Its name.
+    pub name: String,
+    /// Its interface.
+    pub interface: String,
+    /// Next hops, at most one of each family.
+    pub gateways: Vec<IpAddr>,
+    /// A source belongs to the uplink whose prefix holds it.
+    pub prefixes: Vec<IpNet>,
+}
+
+/// What the checks need to know of the host.
+#[derive(Clone, Debug, Default)]
+pub struct HostView {
+    /// User names and ids; empty where the file is for another host, whose names are not known.
+    pub users: BTreeMap<String, u32>,
+    /// Group names and ids; empty likewise.
+    pub groups: BTreeMap<String, u32>,
+    /// The network; `None` where a file is checked away from its host.
+    pub host: Option<crate::model::Host>,
+}
+
+impl Config {
+    /// What holds without any config: everything is counted, nothing is changed.
+    #[must_use]
+    pub fn observe_only() -> Self {
+        super::load("(no config)", "", &HostView::default()).config.unwrap_or(Self {
+            mode: Mode::Observe,
+            ports: vec![25],
+            exclude: vec![],
+            plumbing: Plumbing::Plumb,
+            own_table: OwnTable::Auto,
+            metrics: None,
+            uplinks: vec![],
+            pools: BTreeMap::new(),
+            streams: vec![],
+        })
+    }
+}

@@ -1,0 +1,263 @@
+//! What should stand on the host, all of it, and why.
+//!
+//! Owns: the step from [`World`] to [`Desired`]: complete, the same every time, with a reason for each source
+//! taken and each left, and the time at which to look again. Must not: know what stands now.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+
+use jiff::{SignedDuration, Timestamp};
+
+use super::world::{OTHER, World};
+use super::{Reason, slots, sources, uplinks};
+use crate::config::{Ipv6, Mode, OnExhausted, Plumbing, Pool, PoolSource, Stream, Tier};
+use crate::model::{
+    Choice, ChoiceMode, Desired, Family, GuardSource, Host, Lane, RefuseReason, SlotTarget, Slots, Steering,
+    UplinkId, UplinkPlan, WantedAddress, WantedKind,
+};
+
+/// How long an address that left the config stays on the host, so that its connections can end: twice the time
+/// for which Postfix keeps using one (`smtp_connection_reuse_time_limit`, 300 s).
+const FAREWELL: SignedDuration = SignedDuration::from_secs(600);
+
+/// The loopback interface's name: fixed in the kernel (drivers/net/loopback.c).
+const LOOPBACK: &str = "lo";
+
+/// What is desired, and when to ask again.
+#[derive(Clone, PartialEq, Debug, Default)]
+pub struct Decision {
+    /// What is desired.
+    pub desired: Desired,
+    /// When time alone may change it.
+    pub next_deadline: Option<Timestamp>,
+}
+
+/// What is desired of this world at this time.
+#[must_use]
+pub fn desired(world: &World, now: Timestamp) -> Decision {
+    let nowhere = Host::default();
+    let host = world.host.as_ref().unwrap_or(&nowhere);
+    let ways = uplinks::plans(&world.config, host, &world.ids);
+    let mut choices = Vec::new();
+    let mut shared = BTreeMap::new();
+    let streams = world.config.streams.iter();
+    let lanes: Vec<Lane> = streams
+        .filter_map(|stream| lane(world, host, &ways, stream, now, &mut shared, &mut choices))
+        .collect();
+    let steers = |lane: &Lane| matches!(lane.steering, Steering::Canary(_) | Steering::Enforce);
+    let desired = Desired {
+        ports: world.config.ports.clone(),
+        exclude: uplinks::exclude(&world.config, host, &ways),
+        addresses: addresses(world, host, &ways, now),
+        policy_routing: !world.config.uplinks.is_empty(),
+        armed: lanes.iter().any(steers),
+        sources: guard_sources(world, host, &ways),
+        uplinks: ways,
+        lanes,
+        choices,
+    };
+    Decision { desired, next_deadline: next_deadline(world, now) }
+}
+
+fn next_deadline(world: &World, now: Timestamp) -> Option<Timestamp> {
+    let farewells = world.ids.sources().filter_map(|(_, _, retired)| retired?.checked_add(FAREWELL).ok());
+    let awaited = world.awaited.keys().filter_map(|&address| world.awaited_until(address, now));
+    farewells.chain(awaited).chain(world.operator.next_deadline()).filter(|&at| at > now).min()
+}
+
+fn addresses(world: &World, host: &Host, ways: &[UplinkPlan], now: Timestamp) -> Vec<WantedAddress> {
+    let tags = world.config.streams.iter().flat_map(|stream| &stream.matches.tags);
+    let tag =
+        |&address: &IpAddr| WantedAddress { address, interface: LOOPBACK.into(), kind: WantedKind::Tag };
+    let mut wanted: BTreeSet<WantedAddress> = tags.map(tag).collect();
+    if world.config.plumbing == Plumbing::Plumb {
+        wanted.extend(world.pool_sources().filter_map(|source| source_address(world, host, ways, source)));
+    }
+    wanted.extend(addresses_that_stay(world, host, now));
+    wanted.into_iter().collect()
+}
+
+fn source_address(
+    world: &World,
+    host: &Host,
+    ways: &[UplinkPlan],
+    source: &PoolSource,
+) -> Option<WantedAddress> {
+    // An address that is on the host stays where it is, even if its uplink is another by now: which interface holds
+    // it makes no difference to what leaves (RFC 1122 section 3.3.4.2, the weak host model), and moving it would end
+    // its connections.
+    let standing = host.addresses.iter().find(|entry| entry.address == source.local);
+    let holder = standing.and_then(|entry| host.links.iter().find(|link| link.index == entry.ifindex));
+    let interface = match holder {
+        Some(link) => link.name.clone(),
+        None => sources::uplink_of(world, host, ways, source)
+            .filter(|way| way.ifindex.is_some())?
+            .interface
+            .clone(),
+    };
+    Some(WantedAddress { address: source.local, interface, kind: WantedKind::Source })
+}
+
+/// Addresses of ours that left the config a short while ago stay where they are, and so do those that the config
+/// no longer lets mailsteer add, but still uses.
+fn addresses_that_stay(world: &World, host: &Host, now: Timestamp) -> Vec<WantedAddress> {
+    let adopts = world.config.plumbing == Plumbing::Adopt;
+    let stays = |retired: Option<Timestamp>| match retired {
+        Some(retired) => retired.checked_add(FAREWELL).is_ok_and(|until| until > now),
+        None => adopts,
+    };
+    let staying = world.ids.sources().filter(|&(_, _, retired)| stays(retired));
+    let on_host = staying.filter_map(|(_, address, _)| {
+        let entry = host.addresses.iter().find(|entry| entry.address == address && entry.ours)?;
+        let link = host.links.iter().find(|link| link.index == entry.ifindex && !link.loopback)?;
+        Some(WantedAddress { address, interface: link.name.clone(), kind: WantedKind::Source })
+    });
+    on_host.collect()
+}
+
+fn guard_sources(world: &World, host: &Host, ways: &[UplinkPlan]) -> Vec<GuardSource> {
+    let bound: BTreeMap<IpAddr, u32> = world
+        .pool_sources()
+        .filter(|source| source.uplink.is_some())
+        .filter_map(|source| Some((source.local, sources::uplink_of(world, host, ways, source)?.ifindex?)))
+        .collect();
+    let all = world.ids.sources();
+    let entry = |(id, address, _)| GuardSource { id, address, ifindex: bound.get(&address).copied() };
+    let mut sources: Vec<GuardSource> = all.map(entry).collect();
+    sources.sort_unstable();
+    sources
+}
+
+/// Lanes of one pool and family share one computation: keyed by pool and family.
+type Shared = BTreeMap<(String, Family), Share>;
+
+#[derive(Clone)]
+struct Share {
+    /// Who holds which slot; `None` where nobody may.
+    targets: Option<Vec<SlotTarget>>,
+    count: u32,
+    /// Whether the pool has any source of the family.
+    served: bool,
+    /// Whether an address is on its way, so that waiting is better than refusing.
+    awaited: bool,
+    standings: Vec<(String, Result<u32, Reason>)>,
+}
+
+fn lane(
+    world: &World,
+    host: &Host,
+    ways: &[UplinkPlan],
+    stream: &Stream,
+    now: Timestamp,
+    shared: &mut Shared,
+    choices: &mut Vec<Choice>,
+) -> Option<Lane> {
+    let id = world.ids.lane(&stream.name, OTHER)?;
+    let pool = world.config.pools.get(&stream.pool)?;
+    let mut by_family = BTreeMap::new();
+    for family in Family::BOTH {
+        let key = (pool.name.clone(), family);
+        let share = shared.entry(key).or_insert_with(|| share(world, host, ways, pool, family, now));
+        by_family.insert(family, slots_of(share, stream, family));
+        choices.extend(share.standings.iter().map(|(source, standing)| Choice {
+            lane: id,
+            family,
+            source: source.clone(),
+            mode: match standing {
+                Ok(held) => ChoiceMode::Chosen { slots: *held, of: share.count },
+                Err(reason) => ChoiceMode::Discarded(reason.clone()),
+            },
+        }));
+    }
+    Some(Lane {
+        id,
+        stream: stream.name.clone(),
+        provider: OTHER.to_owned(),
+        matches: stream.matches.clone(),
+        steering: steering(world, stream),
+        balance: pool.balance,
+        slots: by_family,
+    })
+}
+
+fn steering(world: &World, stream: &Stream) -> Steering {
+    if world.operator.bypassed.contains_key(&stream.name) {
+        return Steering::Bypass;
+    }
+    match stream.mode {
+        Mode::Observe => Steering::Observe,
+        Mode::Canary(share) => Steering::Canary(share),
+        Mode::Enforce => Steering::Enforce,
+    }
+}
+
+fn slots_of(share: &Share, stream: &Stream, family: Family) -> Slots {
+    if let Some(targets) = &share.targets {
+        return Slots(targets.clone());
+    }
+    let target = match (share.served, family) {
+        (false, Family::V6) if stream.ipv6 == Ipv6::Pass => SlotTarget::Pass,
+        (false, Family::V6) => SlotTarget::Refuse(RefuseReason::NoIpv6Source),
+        (false, Family::V4) => SlotTarget::Refuse(RefuseReason::NoIpv4Source),
+        (true, _) if stream.on_exhausted == OnExhausted::Pass => SlotTarget::Pass,
+        (true, _) if share.awaited => SlotTarget::Hold,
+        (true, _) => SlotTarget::Refuse(RefuseReason::Exhausted),
+    };
+    Slots(vec![target; share.count as usize])
+}
+
+fn share(
+    world: &World,
+    host: &Host,
+    ways: &[UplinkPlan],
+    pool: &Pool,
+    family: Family,
+    now: Timestamp,
+) -> Share {
+    let members: Vec<&PoolSource> =
+        pool.sources.iter().filter(|source| Family::of(source.local) == family).collect();
+    let standings: Vec<Result<UplinkId, Reason>> =
+        members.iter().map(|source| sources::standing(world, host, ways, source)).collect();
+    let weights_of = |tier: Tier| -> Vec<u32> {
+        members.iter().map(|source| if source.tier == tier { source.weight } else { 0 }).collect()
+    };
+    let (primary, spare) = (weights_of(Tier::Primary), weights_of(Tier::Spare));
+    let count = slots::slot_count_of_tiers(&primary, &spare);
+    let eligible: Vec<bool> = standings.iter().map(Result::is_ok).collect();
+    let (tier, holders) = match slots::share_out(count, &primary, &eligible) {
+        Some(holders) => (Tier::Primary, Some(holders)),
+        None => (Tier::Spare, slots::share_out(count, &spare, &eligible)),
+    };
+    let target = |index: usize| {
+        let uplink = standings[index].as_ref().ok()?;
+        Some(SlotTarget::Source(world.ids.source(members[index].local)?, *uplink))
+    };
+    let targets = holders.as_ref().and_then(|held| held.iter().map(|&index| target(index)).collect());
+    Share {
+        targets,
+        count,
+        served: !members.is_empty(),
+        awaited: members.iter().any(|source| world.awaited_until(source.local, now).is_some()),
+        standings: answers(&members, standings, holders.as_deref().unwrap_or_default(), tier),
+    }
+}
+
+fn answers(
+    members: &[&PoolSource],
+    standings: Vec<Result<UplinkId, Reason>>,
+    holders: &[usize],
+    tier: Tier,
+) -> Vec<(String, Result<u32, Reason>)> {
+    let mut held = vec![0_u32; members.len()];
+    holders.iter().for_each(|&index| held[index] += 1);
+    let answer = |((source, standing), held): ((&&PoolSource, Result<UplinkId, Reason>), u32)| {
+        let idle_spare = source.tier == Tier::Spare && tier == Tier::Primary;
+        let standing = match standing {
+            Ok(_) if idle_spare => Err(Reason::Spare),
+            Ok(_) => Ok(held),
+            Err(reason) => Err(reason),
+        };
+        (source.name.clone(), standing)
+    };
+    members.iter().zip(standings).zip(held).map(answer).collect()
+}

@@ -1,0 +1,245 @@
+//! What happened, as data that can be kept, shown and explained.
+
+use std::fmt;
+use std::net::IpAddr;
+
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+
+use super::Reason;
+use crate::model::Family;
+
+/// Something that happened.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub struct Event {
+    /// When.
+    pub at: Timestamp,
+    /// What.
+    pub kind: EventKind,
+}
+
+/// What happened.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", tag = "kind")]
+pub enum EventKind {
+    /// A config was loaded.
+    ConfigLoaded {
+        /// How many streams it has.
+        streams: usize,
+        /// How many sources it has.
+        sources: usize,
+    },
+    /// A source can serve again.
+    SourceEligible {
+        /// Its name.
+        source: String,
+        /// Its address on this host.
+        address: IpAddr,
+    },
+    /// A source can no longer serve.
+    SourceIneligible {
+        /// Its name.
+        source: String,
+        /// Its address on this host.
+        address: IpAddr,
+        /// Why.
+        reason: Reason,
+    },
+    /// The operator suspended a source.
+    Suspended {
+        /// Its name.
+        source: String,
+        /// Its public address.
+        address: IpAddr,
+        /// In the operator's words.
+        why: String,
+        /// Until when.
+        until: Option<Timestamp>,
+    },
+    /// A source is no longer suspended.
+    Resumed {
+        /// Its name.
+        source: String,
+        /// Its public address.
+        address: IpAddr,
+        /// Why.
+        why: String,
+    },
+    /// A stream is left alone.
+    BypassStarted {
+        /// The stream.
+        stream: String,
+        /// In the operator's words.
+        why: String,
+        /// Until when.
+        until: Timestamp,
+    },
+    /// A stream is steered again.
+    BypassEnded {
+        /// The stream.
+        stream: String,
+        /// Why.
+        why: String,
+    },
+    /// Traffic was moved.
+    Flipped {
+        /// The stream.
+        stream: String,
+        /// The family.
+        family: Family,
+        /// The source whose share changed.
+        source: String,
+        /// Its share before, in thousandths.
+        before: u32,
+        /// Its share after, in thousandths.
+        after: u32,
+        /// Why, where it lost its share.
+        reason: Option<Reason>,
+    },
+    /// A pool has no eligible source left.
+    Exhausted {
+        /// The stream.
+        stream: String,
+        /// The family.
+        family: Family,
+    },
+    /// Somebody touched our table and it was put right.
+    TableRepaired {
+        /// What was done to it.
+        what: String,
+        /// The program that did it, where the kernel tells.
+        program: Option<String>,
+        /// Its process id.
+        pid: Option<u32>,
+        /// conntrack entries deleted because they had missed our rules.
+        healed: u64,
+    },
+    /// Somebody's program stood before the guard and could have ended the chain; the guard is first again.
+    GuardFirstAgain {
+        /// The interface.
+        interface: String,
+    },
+    /// Somebody's doing keeps mail from leaving: it is refused or held.
+    Disturbed {
+        /// What is seen of it, and where to look.
+        what: String,
+    },
+    /// A step of a plan failed; it will be tried again.
+    ActionFailed {
+        /// The step.
+        action: String,
+        /// What went wrong.
+        error: String,
+    },
+    /// A new config was refused; the old one stays.
+    ConfigRefused {
+        /// How many errors it has.
+        errors: usize,
+    },
+}
+
+impl EventKind {
+    /// The word for it in answers and metrics.
+    #[must_use]
+    pub const fn name(&self) -> &'static str {
+        match self {
+            Self::ConfigLoaded { .. } => "config-loaded",
+            Self::SourceEligible { .. } => "source-eligible",
+            Self::SourceIneligible { .. } => "source-ineligible",
+            Self::Suspended { .. } => "suspended",
+            Self::Resumed { .. } => "resumed",
+            Self::BypassStarted { .. } => "bypass-started",
+            Self::BypassEnded { .. } => "bypass-ended",
+            Self::Flipped { .. } => "flipped",
+            Self::Exhausted { .. } => "exhausted",
+            Self::TableRepaired { .. } => "table-repaired",
+            Self::GuardFirstAgain { .. } => "guard-first-again",
+            Self::Disturbed { .. } => "disturbed",
+            Self::ActionFailed { .. } => "action-failed",
+            Self::ConfigRefused { .. } => "config-refused",
+        }
+    }
+
+    /// Whom or what it is about.
+    #[must_use]
+    pub fn subject(&self) -> &str {
+        match self {
+            Self::ConfigLoaded { .. } | Self::ConfigRefused { .. } => "config",
+            Self::SourceEligible { source, .. }
+            | Self::SourceIneligible { source, .. }
+            | Self::Suspended { source, .. }
+            | Self::Resumed { source, .. } => source,
+            Self::BypassStarted { stream, .. }
+            | Self::BypassEnded { stream, .. }
+            | Self::Flipped { stream, .. }
+            | Self::Exhausted { stream, .. } => stream,
+            Self::TableRepaired { .. } => "table",
+            Self::GuardFirstAgain { interface } => interface,
+            Self::Disturbed { .. } => "host",
+            Self::ActionFailed { .. } => "agent",
+        }
+    }
+}
+
+impl fmt::Display for EventKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::ConfigLoaded { streams, sources } => {
+                write!(f, "config loaded: {streams} streams, {sources} sources")
+            }
+            Self::SourceEligible { source, address } => write!(f, "{source} ({address}) can serve"),
+            Self::SourceIneligible { source, address, reason } => {
+                write!(f, "{source} ({address}) cannot serve: {reason}")
+            }
+            Self::Suspended { source, address, why, until } => {
+                write!(f, "{source} ({address}) suspended{}: {why}", Until(*until))
+            }
+            Self::Resumed { source, address, why } => write!(f, "{source} ({address}) resumed: {why}"),
+            Self::BypassStarted { stream, why, until } => {
+                write!(f, "stream {stream} is left alone{}: {why}", Until(Some(*until)))
+            }
+            Self::BypassEnded { stream, why } => write!(f, "stream {stream} is steered again: {why}"),
+            Self::Flipped { stream, family, source, before, after, reason } => {
+                let (before, after) = (Percent(*before), Percent(*after));
+                write!(f, "{stream} {family}: {source} {before} -> {after}")?;
+                reason.as_ref().map_or(Ok(()), |reason| write!(f, " ({reason})"))
+            }
+            Self::Exhausted { stream, family } => {
+                write!(f, "{stream} {family}: no source of its pool is eligible")
+            }
+            Self::TableRepaired { what, program, pid, healed } => {
+                let who = program.as_deref().unwrap_or("somebody");
+                write!(f, "{what} by {who}")?;
+                pid.map_or(Ok(()), |pid| write!(f, " (pid {pid})"))?;
+                write!(f, "; rules restored, {healed} held connections put right")
+            }
+            Self::GuardFirstAgain { interface } => write!(
+                f,
+                "a stranger's program stood before the guard on {interface} and could have let mail past it; the \
+                 guard is first again"
+            ),
+            Self::Disturbed { what } => f.write_str(what),
+            Self::ActionFailed { action, error } => write!(f, "{action} failed and is tried again: {error}"),
+            Self::ConfigRefused { errors } => {
+                write!(f, "the new config has {errors} errors and was refused; the old one stays")
+            }
+        }
+    }
+}
+
+struct Until(Option<Timestamp>);
+
+impl fmt::Display for Until {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.map_or(Ok(()), |until| write!(f, " until {until:.0}"))
+    }
+}
+
+/// Thousandths, shown as per cent.
+struct Percent(u32);
+
+impl fmt::Display for Percent {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}.{} %", self.0 / 10, self.0 % 10)
+    }
+}

@@ -1,0 +1,27 @@
+//! What is desired of the world as it is believed to be.
+//!
+//! Owns: the [`World`], the fold of observations into it, and what follows from it, with a reason for each source
+//! taken and each left. Must not: know the time or have any effect; `now` is a parameter.
+
+mod desired;
+mod event;
+mod explain;
+mod flips;
+mod ids;
+mod operator;
+mod reason;
+mod slots;
+mod sources;
+mod uplinks;
+mod world;
+
+pub use desired::{Decision, desired};
+pub use event::{Event, EventKind};
+pub use explain::{Explanation, SourceAnswer, StreamAnswer, Who, explain};
+pub use flips::{Flip, flips};
+pub use ids::Ids;
+pub use operator::{Bypass, Command, OperatorError, Suspension};
+pub use reason::Reason;
+pub use slots::{MAX_SLOTS, slot_count};
+pub use uplinks::default_route;
+pub use world::{Observation, World};

@@ -1,0 +1,75 @@
+//! Why a source does not serve a lane.
+
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+
+/// Why a source holds no slot.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", tag = "reason")]
+pub enum Reason {
+    /// Its address is not on the host.
+    AddressMissing,
+    /// Duplicate address detection has not finished.
+    AddressTentative,
+    /// Another host has the address.
+    DadFailed,
+    /// Its uplink's interface does not exist.
+    NoInterface {
+        /// The interface.
+        interface: String,
+    },
+    /// Its uplink's interface is down.
+    LinkDown {
+        /// The interface.
+        interface: String,
+    },
+    /// Its uplink has no way onward for its family.
+    NoRoute {
+        /// The uplink.
+        uplink: String,
+    },
+    /// The operator suspended it.
+    Suspended {
+        /// In the operator's words.
+        why: String,
+    },
+    /// Its weight is 0.
+    WeightZero,
+    /// It is a spare, and a primary source is eligible.
+    Spare,
+}
+
+impl Reason {
+    /// The word for it in metrics.
+    #[must_use]
+    pub const fn name(&self) -> &'static str {
+        match self {
+            Self::AddressMissing => "address-missing",
+            Self::AddressTentative => "address-tentative",
+            Self::DadFailed => "dad-failed",
+            Self::NoInterface { .. } => "no-interface",
+            Self::LinkDown { .. } => "link-down",
+            Self::NoRoute { .. } => "no-route",
+            Self::Suspended { .. } => "suspended",
+            Self::WeightZero => "weight-zero",
+            Self::Spare => "spare",
+        }
+    }
+}
+
+impl fmt::Display for Reason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::AddressMissing => f.write_str("its address is not on this host"),
+            Self::AddressTentative => f.write_str("duplicate address detection has not finished"),
+            Self::DadFailed => f.write_str("another host on the link has its address"),
+            Self::NoInterface { interface } => write!(f, "its interface {interface} does not exist"),
+            Self::LinkDown { interface } => write!(f, "its interface {interface} is down"),
+            Self::NoRoute { uplink } => write!(f, "uplink {uplink} has no way onward for its family"),
+            Self::Suspended { why } => write!(f, "suspended by the operator: {why}"),
+            Self::WeightZero => f.write_str("its weight is 0"),
+            Self::Spare => f.write_str("a spare, and a primary source is eligible"),
+        }
+    }
+}

@@ -1,0 +1,291 @@
+//! The world as it is believed to be: the config, the facts, what the operator said, and the numbers given out.
+//!
+//! Owns: [`World::apply`], the only way in which it changes. Must not: decide what follows; that is
+//! [`desired`](super::desired).
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+
+use jiff::{SignedDuration, Timestamp};
+
+use super::operator::Operator;
+use super::{Bypass, Command, Event, EventKind, Ids, OperatorError, Reason, Suspension, sources, uplinks};
+use crate::config::{Config, Plumbing, PoolSource};
+use crate::model::{Host, LaneId, SourceId};
+
+/// The only provider while providers are not told apart.
+pub(super) const OTHER: &str = "other";
+
+/// How long connections of a pool wait for an address that is on its way, before they are refused: duplicate address
+/// detection takes 1 to 2 s (RFC 4862 section 5.4), and a SYN sent again by 7 s still finds a patient client.
+const PATIENCE: SignedDuration = SignedDuration::from_secs(8);
+
+/// Something that was learned.
+#[derive(Clone, PartialEq, Debug)]
+pub enum Observation {
+    /// The host's links, addresses and routes.
+    Host(Host),
+    /// A config that passed its checks.
+    Config(Box<Config>),
+    /// What an earlier agent left in the pinned maps.
+    Restored {
+        /// Source ids.
+        sources: BTreeMap<SourceId, IpAddr>,
+        /// Lane ids.
+        lanes: BTreeMap<LaneId, (String, String)>,
+    },
+    /// Time has passed.
+    Tick,
+}
+
+/// The world as it is believed to be.
+#[derive(Clone, PartialEq, Debug)]
+pub struct World {
+    pub(super) config: Config,
+    pub(super) host: Option<Host>,
+    pub(super) operator: Operator,
+    pub(super) ids: Ids,
+    /// Since when a wanted address has been on its way.
+    pub(super) awaited: BTreeMap<IpAddr, Timestamp>,
+    /// Local addresses that could serve at some time since the agent started.
+    served: BTreeSet<IpAddr>,
+    standings: BTreeMap<IpAddr, Option<Reason>>,
+}
+
+impl World {
+    /// A world of which nothing is known but the config.
+    #[must_use]
+    pub fn new(config: Config, now: Timestamp) -> Self {
+        let mut world = Self {
+            config,
+            host: None,
+            operator: Operator::default(),
+            ids: Ids::default(),
+            awaited: BTreeMap::new(),
+            served: BTreeSet::new(),
+            standings: BTreeMap::new(),
+        };
+        world.assign_ids(now);
+        world
+    }
+
+    /// Takes an observation in and says what it changed.
+    pub fn apply(&mut self, observation: Observation, now: Timestamp) -> Vec<Event> {
+        let mut kinds = self.operator.expire(now, &self.names());
+        match observation {
+            Observation::Host(host) => self.host = Some(host),
+            Observation::Config(config) => {
+                self.config = *config;
+                kinds.push(EventKind::ConfigLoaded {
+                    streams: self.config.streams.len(),
+                    sources: self.local_addresses().len(),
+                });
+            }
+            Observation::Restored { sources, lanes } => self.ids.restore(&sources, &lanes, now),
+            Observation::Tick => {}
+        }
+        self.settle(now, &mut kinds);
+        stamped(kinds, now)
+    }
+
+    /// Carries out what the operator said, or says why not.
+    ///
+    /// # Errors
+    /// [`OperatorError`] where the name is unknown or there is nothing to undo; nothing has changed then.
+    pub fn command(&mut self, command: Command, now: Timestamp) -> Result<Vec<Event>, OperatorError> {
+        let mut kinds = self.operator.expire(now, &self.names());
+        kinds.push(self.obey(command, now)?);
+        self.settle(now, &mut kinds);
+        Ok(stamped(kinds, now))
+    }
+
+    fn obey(&mut self, command: Command, now: Timestamp) -> Result<EventKind, OperatorError> {
+        match command {
+            Command::Suspend { source, until, reason } => {
+                let (name, address) = self.find_source(&source)?;
+                if until.is_some_and(|until| until <= now) {
+                    return Err(OperatorError::Past);
+                }
+                let suspension = Suspension { reason: reason.clone(), since: now, until };
+                self.operator.suspended.insert(address, suspension);
+                Ok(EventKind::Suspended { source: name, address, why: reason, until })
+            }
+            Command::Resume { source, reason } => {
+                let (name, address) = self.find_source(&source)?;
+                let removed = self.operator.suspended.remove(&address);
+                removed.ok_or_else(|| OperatorError::NotSuspended { source_name: name.clone() })?;
+                Ok(EventKind::Resumed { source: name, address, why: reason })
+            }
+            Command::Bypass { stream, until, reason } => {
+                self.find_stream(&stream)?;
+                if until <= now {
+                    return Err(OperatorError::Past);
+                }
+                let bypass = Bypass { reason: reason.clone(), since: now, until };
+                self.operator.bypassed.insert(stream.clone(), bypass);
+                Ok(EventKind::BypassStarted { stream, why: reason, until })
+            }
+            Command::EndBypass { stream, reason } => {
+                self.find_stream(&stream)?;
+                let removed = self.operator.bypassed.remove(&stream);
+                removed.ok_or_else(|| OperatorError::NotBypassed { stream: stream.clone() })?;
+                Ok(EventKind::BypassEnded { stream, why: reason })
+            }
+        }
+    }
+
+    fn find_source(&self, asked: &str) -> Result<(String, IpAddr), OperatorError> {
+        let address = asked.parse::<IpAddr>().ok();
+        let is_it = |source: &&PoolSource| {
+            source.name == asked || address.is_some_and(|it| source.public == it || source.local == it)
+        };
+        let found = self.pool_sources().find(is_it);
+        found
+            .map(|source| (source.name.clone(), source.public))
+            .ok_or_else(|| OperatorError::UnknownSource { name: asked.to_owned() })
+    }
+
+    fn find_stream(&self, name: &str) -> Result<(), OperatorError> {
+        let known = self.config.streams.iter().any(|stream| stream.name == name);
+        if known { Ok(()) } else { Err(OperatorError::UnknownStream { name: name.to_owned() }) }
+    }
+
+    /// Brings what follows from the observations up to date.
+    fn settle(&mut self, now: Timestamp, kinds: &mut Vec<EventKind>) {
+        self.assign_ids(now);
+        let Some(host) = self.host.clone() else { return };
+        let ways = uplinks::plans(&self.config, &host, &self.ids);
+        let mut standings = BTreeMap::new();
+        for source in self.pool_sources() {
+            let standing = sources::standing(self, &host, &ways, source).err();
+            let before = self.standings.get(&source.local);
+            if before != Some(&standing) && !standings.contains_key(&source.local) {
+                kinds.extend(standing_event(source, before, standing.as_ref()));
+            }
+            standings.insert(source.local, standing);
+        }
+        self.await_addresses(&standings, now);
+        self.standings = standings;
+    }
+
+    /// What mailsteer puts on the host is on its way; and so is what has not been seen yet since the start: a host
+    /// that boots gets its links and addresses one after the other, which is a gap and no decision.
+    fn await_addresses(&mut self, standings: &BTreeMap<IpAddr, Option<Reason>>, now: Timestamp) {
+        let can_serve =
+            standings.iter().filter(|(_, standing)| standing.is_none()).map(|(address, _)| *address);
+        self.served.retain(|address| standings.contains_key(address));
+        self.served.extend(can_serve);
+        let plumbs = self.config.plumbing == Plumbing::Plumb;
+        let served = &self.served;
+        let on_its_way = |address: &IpAddr, standing: &Option<Reason>| match standing {
+            Some(Reason::AddressTentative) => true,
+            Some(Reason::AddressMissing) => plumbs || !served.contains(address),
+            Some(Reason::NoInterface { .. } | Reason::LinkDown { .. } | Reason::NoRoute { .. }) => {
+                !served.contains(address)
+            }
+            Some(Reason::DadFailed | Reason::Suspended { .. } | Reason::WeightZero | Reason::Spare)
+            | None => false,
+        };
+        self.awaited.retain(|address, _| {
+            standings.get(address).is_some_and(|standing| on_its_way(address, standing))
+        });
+        for (address, _) in standings.iter().filter(|(address, standing)| on_its_way(address, standing)) {
+            self.awaited.entry(*address).or_insert(now);
+        }
+    }
+
+    /// Until when connections wait for this address; `None` where it is not on its way, or has been for too long.
+    pub(super) fn awaited_until(&self, address: IpAddr, now: Timestamp) -> Option<Timestamp> {
+        let since = self.awaited.get(&address)?;
+        since.checked_add(PATIENCE).ok().filter(|&until| until > now)
+    }
+
+    fn assign_ids(&mut self, now: Timestamp) {
+        let lane = |stream: &crate::config::Stream| (stream.name.clone(), OTHER.to_owned());
+        let lanes: Vec<_> = self.config.streams.iter().map(lane).collect();
+        let nowhere = Host::default();
+        let found = uplinks::find(&self.config, self.host.as_ref().unwrap_or(&nowhere));
+        let names: Vec<String> = found.into_iter().map(|uplink| uplink.name).collect();
+        let addresses = self.local_addresses();
+        self.ids.assign(&addresses, &lanes, &names, now);
+    }
+
+    fn local_addresses(&self) -> BTreeSet<IpAddr> {
+        self.pool_sources().map(|source| source.local).collect()
+    }
+
+    fn names(&self) -> BTreeMap<IpAddr, String> {
+        self.pool_sources().map(|source| (source.public, source.name.clone())).collect()
+    }
+
+    /// Every source of every pool.
+    pub fn pool_sources(&self) -> impl Iterator<Item = &PoolSource> + '_ {
+        self.config.pools.values().flat_map(|pool| &pool.sources)
+    }
+
+    /// The config in force.
+    #[must_use]
+    pub const fn config(&self) -> &Config {
+        &self.config
+    }
+
+    /// The host as last observed.
+    #[must_use]
+    pub const fn host(&self) -> Option<&Host> {
+        self.host.as_ref()
+    }
+
+    /// The numbers given out.
+    #[must_use]
+    pub const fn ids(&self) -> &Ids {
+        &self.ids
+    }
+
+    /// Why a source cannot serve; `None` where it can, or is unknown.
+    #[must_use]
+    pub fn ineligible(&self, local: IpAddr) -> Option<&Reason> {
+        self.standings.get(&local).and_then(Option::as_ref)
+    }
+
+    /// Sources that the operator set aside, by public address.
+    #[must_use]
+    pub const fn suspensions(&self) -> &BTreeMap<IpAddr, Suspension> {
+        &self.operator.suspended
+    }
+
+    /// Streams that the operator leaves alone for a time.
+    #[must_use]
+    pub const fn bypasses(&self) -> &BTreeMap<String, Bypass> {
+        &self.operator.bypassed
+    }
+
+    /// Takes over what the operator said, as an earlier agent of this host kept it.
+    pub fn restore_operator(
+        &mut self,
+        suspended: BTreeMap<IpAddr, Suspension>,
+        bypassed: BTreeMap<String, Bypass>,
+    ) {
+        self.operator = Operator { suspended, bypassed };
+    }
+}
+
+fn standing_event(
+    source: &PoolSource,
+    before: Option<&Option<Reason>>,
+    now: Option<&Reason>,
+) -> Option<EventKind> {
+    let (name, address) = (source.name.clone(), source.local);
+    match (before, now) {
+        // The operator's own doing has its own event.
+        (_, Some(Reason::Suspended { .. } | Reason::WeightZero)) => None,
+        (Some(Some(Reason::Suspended { .. } | Reason::WeightZero)) | None, None) => None,
+        (_, None) => Some(EventKind::SourceEligible { source: name, address }),
+        (_, Some(reason)) => {
+            Some(EventKind::SourceIneligible { source: name, address, reason: reason.clone() })
+        }
+    }
+}
+
+fn stamped(kinds: Vec<EventKind>, now: Timestamp) -> Vec<Event> {
+    kinds.into_iter().map(|kind| Event { at: now, kind }).collect()
+}

@@ -1,0 +1,244 @@
+//! What is desired of the kernel: complete, and in words of no particular data plane.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::net::IpAddr;
+
+use ipnet::IpNet;
+use serde::{Deserialize, Serialize};
+
+use super::{Family, LaneId, SourceId, UplinkId};
+use crate::config::Balance;
+
+/// Everything that should stand on the host, and why.
+#[derive(Clone, PartialEq, Debug, Default)]
+pub struct Desired {
+    /// Steered ports.
+    pub ports: Vec<u16>,
+    /// Destinations that are never steered: configured, and networks behind interfaces that are no uplinks.
+    /// Disjoint and sorted.
+    pub exclude: Vec<IpNet>,
+    /// Addresses that should be on the host.
+    pub addresses: Vec<WantedAddress>,
+    /// Uplinks and how each is reached.
+    pub uplinks: Vec<UplinkPlan>,
+    /// Whether each uplink gets a routing table of its own: where uplinks are declared, mail leaves by them whatever the
+    /// main table says.
+    pub policy_routing: bool,
+    /// Lanes in the order in which streams match.
+    pub lanes: Vec<Lane>,
+    /// Source ids and the addresses that a connection bearing them must leave from. Also holds sources that no
+    /// slot uses any more, while connections of theirs may live.
+    pub sources: Vec<GuardSource>,
+    /// Whether the guard drops, or only counts.
+    pub armed: bool,
+    /// For each lane and family, why each source was chosen or not.
+    pub choices: Vec<Choice>,
+}
+
+/// An address that should be on the host.
+#[derive(Clone, PartialEq, Eq, Debug, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct WantedAddress {
+    /// The address.
+    pub address: IpAddr,
+    /// Name of the interface it should be on.
+    pub interface: String,
+    /// What for.
+    pub kind: WantedKind,
+}
+
+/// What an address is wanted for.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum WantedKind {
+    /// Mail leaves from it; announced to the neighbours.
+    Source,
+    /// An MTA's transport binds to it; stays on lo.
+    Tag,
+}
+
+/// An uplink with what is known of the way onward.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct UplinkPlan {
+    /// Its number in the mark.
+    pub id: UplinkId,
+    /// Its name in the config, or the interface's.
+    pub name: String,
+    /// Its interface.
+    pub interface: String,
+    /// The interface's number; `None` while it does not exist.
+    pub ifindex: Option<u32>,
+    /// Whether its link is up: the kernel takes the routes away with the link, and takes none until it is up again.
+    pub up: bool,
+    /// Routes of its own table.
+    pub routes: Vec<OnwardRoute>,
+}
+
+/// One route of an uplink's table.
+#[derive(Clone, PartialEq, Eq, Debug, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct OnwardRoute {
+    /// Where to.
+    pub destination: IpNet,
+    /// By which next hop; `None`: directly.
+    pub gateway: Option<IpAddr>,
+}
+
+/// A stream at a provider: the unit that chooses.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub struct Lane {
+    /// Its number in the mark.
+    pub id: LaneId,
+    /// The stream.
+    pub stream: String,
+    /// The provider; `other` while providers are not told apart.
+    pub provider: String,
+    /// Whose traffic.
+    pub matches: LaneMatch,
+    /// Whether it is steered.
+    pub steering: Steering,
+    /// How a slot is drawn.
+    pub balance: Balance,
+    /// The slots of each family.
+    pub slots: BTreeMap<Family, Slots>,
+}
+
+/// Whose traffic a lane takes. Every list that is not empty must match; within a list one entry is enough.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub struct LaneMatch {
+    /// User ids.
+    pub uids: Vec<u32>,
+    /// Group ids.
+    pub gids: Vec<u32>,
+    /// cgroup paths, from the root of the cgroup2 hierarchy; a cgroup's children belong to it.
+    pub cgroups: Vec<String>,
+    /// Tags: the address the socket is bound to.
+    pub tags: Vec<IpAddr>,
+    /// Source networks of forwarded traffic (containers).
+    pub subnets: Vec<IpNet>,
+    /// Packet marks that others set.
+    pub marks: Vec<u32>,
+    /// Incoming interfaces of forwarded traffic.
+    pub via: Vec<String>,
+    /// Destination networks.
+    pub destinations: Vec<IpNet>,
+}
+
+impl fmt::Display for LaneMatch {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fn or<T: ToString>(list: &[T]) -> String {
+            list.iter().map(ToString::to_string).collect::<Vec<_>>().join(" or ")
+        }
+        let parts = [
+            ("user id", or(&self.uids)),
+            ("group id", or(&self.gids)),
+            ("cgroup", or(&self.cgroups)),
+            ("bound to", or(&self.tags)),
+            ("from", or(&self.subnets)),
+            ("packet mark", or(&self.marks)),
+            ("in by", or(&self.via)),
+            ("to", or(&self.destinations)),
+        ];
+        let given = parts.iter().filter(|(_, list)| !list.is_empty());
+        let texts: Vec<String> = given.map(|(what, list)| format!("{what} {list}")).collect();
+        f.write_str(if texts.is_empty() { "everything" } else { "" })?;
+        f.write_str(&texts.join(" and "))
+    }
+}
+
+/// Whether a lane's connections are steered.
+#[derive(Clone, Copy, PartialEq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Steering {
+    /// Counted and left alone.
+    Observe,
+    /// This share (in thousandths) is steered, the rest is left alone.
+    Canary(u16),
+    /// All of it is steered.
+    Enforce,
+    /// Left alone for a limited time, by the operator's word.
+    Bypass,
+}
+
+/// The slots of a lane for one family: a source's share of the lane is its share of the slots.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub struct Slots(pub Vec<SlotTarget>);
+
+/// What one slot says.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum SlotTarget {
+    /// Leave from this source by this uplink.
+    Source(SourceId, UplinkId),
+    /// Refuse at once.
+    Refuse(RefuseReason),
+    /// Leave unsteered (`on_exhausted = "pass"`, `ipv6 = "pass"`).
+    Pass,
+    /// Wait: addresses are being put on the host. The SYN is dropped and comes again.
+    Hold,
+}
+
+/// Why a connection is refused.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum RefuseReason {
+    /// No eligible source is left.
+    Exhausted,
+    /// The pool has no IPv4 source.
+    NoIpv4Source,
+    /// The pool has no IPv6 source.
+    NoIpv6Source,
+}
+
+impl RefuseReason {
+    /// Every reason.
+    pub const ALL: [Self; 3] = [Self::Exhausted, Self::NoIpv4Source, Self::NoIpv6Source];
+
+    /// The word for it in metrics, counters and answers.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Exhausted => "exhausted",
+            Self::NoIpv4Source => "no_ipv4_source",
+            Self::NoIpv6Source => "no_ipv6_source",
+        }
+    }
+}
+
+/// A source id and where its connections must leave from.
+#[derive(Clone, PartialEq, Eq, Debug, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct GuardSource {
+    /// Its id.
+    pub id: SourceId,
+    /// Its address on this host.
+    pub address: IpAddr,
+    /// Number of the interface it must leave by; `None`: any.
+    pub ifindex: Option<u32>,
+}
+
+/// What was decided of one source in one lane and family, and why.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub struct Choice {
+    /// The lane.
+    pub lane: LaneId,
+    /// The family.
+    pub family: Family,
+    /// The source's name.
+    pub source: String,
+    /// Taken or not.
+    pub mode: ChoiceMode,
+}
+
+/// Taken or not, and why.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", tag = "is", content = "why")]
+pub enum ChoiceMode {
+    /// It holds this many slots of so many.
+    Chosen {
+        /// Slots it holds.
+        slots: u32,
+        /// Slots of the lane.
+        of: u32,
+    },
+    /// It holds none.
+    Discarded(crate::decide::Reason),
+}

@@ -1,0 +1,14 @@
+//! The nouns: who is what, in the words of the design.
+//!
+//! Owns: plain types that every other part speaks in. Must not: hold behaviour beyond naming and comparing.
+
+mod desired;
+mod host;
+mod ids;
+
+pub use desired::{
+    Choice, ChoiceMode, Desired, GuardSource, Lane, LaneMatch, OnwardRoute, RefuseReason, SlotTarget, Slots,
+    Steering, UplinkPlan, WantedAddress, WantedKind,
+};
+pub use host::{Address, AddressState, Host, Link, Route};
+pub use ids::{Family, LaneId, SourceId, UplinkId};

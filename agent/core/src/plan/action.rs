@@ -1,0 +1,233 @@
+//! Actions and observations, as plain data.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+
+use ipnet::IpNet;
+use serde::{Deserialize, Serialize, Serializer};
+
+use crate::model::{Family, GuardSource, Lane, LaneId, SlotTarget, Slots, SourceId, UplinkId, WantedKind};
+
+/// What of ours stands in the kernel.
+#[derive(Clone, PartialEq, Debug, Default)]
+pub struct Observed {
+    /// Addresses that bear our protocol mark, and wanted ones that others added.
+    pub addresses: Vec<AddressAt>,
+    /// Routes in our uplink tables.
+    pub routes: Vec<RouteAt>,
+    /// Our policy routing rules.
+    pub rules: Vec<RuleSpec>,
+    /// The rules last applied, if they are known to stand unchanged.
+    pub table: Option<TableSpec>,
+    /// Slots as they stand in the maps.
+    pub slots: BTreeMap<(LaneId, Family), Slots>,
+    /// Addresses of source ids as they stand in the nftables maps.
+    pub translations: BTreeMap<SourceId, IpAddr>,
+    /// Addresses of source ids as they stand in the guard's array.
+    pub guard_sources: BTreeMap<SourceId, GuardSource>,
+    /// What else the guard was told.
+    pub guard: Option<GuardSpec>,
+    /// Interfaces at which guard and flow tracking are attached.
+    pub attached: Vec<u32>,
+    /// The rules were away, or may have been, and connections that missed them may still stand.
+    pub unhealed: bool,
+}
+
+/// An address that stands on an interface, or should.
+#[derive(Clone, PartialEq, Eq, Debug, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct AddressAt {
+    /// The address.
+    pub address: IpAddr,
+    /// The interface's name.
+    pub interface: String,
+    /// What for.
+    pub kind: WantedKind,
+    /// mailsteer added it.
+    pub ours: bool,
+}
+
+/// A route in an uplink's own table.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct RouteAt {
+    /// Whose table; `None`: the fallback table, which serves steered ports when the main table has no route.
+    pub uplink: Option<UplinkId>,
+    /// Destination.
+    pub destination: IpNet,
+    /// Next hop.
+    pub gateway: Option<IpAddr>,
+    /// Outgoing interface.
+    pub ifindex: u32,
+    /// Metric; the fallback table's order.
+    pub metric: u32,
+}
+
+/// A policy routing rule of ours.
+#[derive(Clone, PartialEq, Eq, Debug, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", tag = "rule")]
+pub enum RuleSpec {
+    /// Packets with this uplink's mark look up its table.
+    Uplink {
+        /// The family.
+        family: Family,
+        /// The uplink.
+        uplink: UplinkId,
+    },
+    /// Replies that came in by an uplink look up the main table, whatever mark they bear.
+    Replies {
+        /// The family.
+        family: Family,
+        /// The uplink.
+        uplink: UplinkId,
+        /// Its interface.
+        interface: String,
+    },
+    /// Connections to a steered port for which the main table has no route look up the fallback table.
+    Fallback {
+        /// The family.
+        family: Family,
+        /// The port.
+        port: u16,
+    },
+}
+
+/// What the constant rules are made of: when it changes, the rules are written anew.
+#[derive(Clone, PartialEq, Debug, Default, Serialize, Deserialize)]
+pub struct TableSpec {
+    /// Steered ports.
+    pub ports: Vec<u16>,
+    /// Destinations that are never steered.
+    pub exclude: Vec<IpNet>,
+    /// Names of the uplinks' interfaces.
+    pub uplinks: Vec<String>,
+    /// Lanes without their slots' contents, in the order in which they match.
+    pub lanes: Vec<LaneSpec>,
+}
+
+/// What a lane's rules are made of.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub struct LaneSpec {
+    /// The lane; its slots are empty here.
+    pub lane: Lane,
+    /// How many slots each family has.
+    pub slots: BTreeMap<Family, u32>,
+}
+
+/// What the guard is told besides the sources.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub struct GuardSpec {
+    /// Steered ports.
+    pub ports: Vec<u16>,
+    /// Destinations that are never steered.
+    pub exclude: Vec<IpNet>,
+    /// Whether it drops.
+    pub armed: bool,
+    /// cgroup paths that streams match, in the order of their index.
+    pub cgroups: Vec<String>,
+    /// Lane names by id: stream and provider.
+    pub lanes: BTreeMap<LaneId, (String, String)>,
+}
+
+/// One change of a slot.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct SlotChange {
+    /// The lane.
+    pub lane: LaneId,
+    /// The family.
+    pub family: Family,
+    /// The slot's number.
+    pub slot: u16,
+    /// What stands there.
+    pub from: SlotTarget,
+    /// What should.
+    pub to: SlotTarget,
+}
+
+/// One step. Each is idempotent and verified by reading back.
+#[derive(Clone, PartialEq, Debug, Serialize)]
+#[serde(rename_all = "kebab-case", tag = "action")]
+pub enum Action {
+    /// Put an address on an interface and announce it; duplicate address detection is awaited by observation.
+    AddAddress(AddressAt),
+    /// Take an address of ours away.
+    RemoveAddress(AddressAt),
+    /// Add or replace a route of ours.
+    AddRoute(RouteAt),
+    /// Remove a route of ours.
+    RemoveRoute(RouteAt),
+    /// Add a policy routing rule.
+    AddRule(RuleSpec),
+    /// Remove a policy routing rule.
+    RemoveRule(RuleSpec),
+    /// Let the guard know these sources.
+    GuardSources {
+        /// New or changed.
+        set: Vec<GuardSource>,
+        /// No longer known.
+        clear: Vec<SourceId>,
+    },
+    /// Tell the guard the rest.
+    Guard(GuardSpec),
+    /// Attach guard and flow tracking to an interface.
+    Attach {
+        /// The interface.
+        ifindex: u32,
+    },
+    /// Detach them.
+    Detach {
+        /// The interface.
+        ifindex: u32,
+    },
+    /// Write the rules with these slots and translations, in one transaction.
+    Table {
+        /// The rules.
+        spec: TableSpec,
+        /// Slots of every lane.
+        #[serde(serialize_with = "as_pairs")]
+        slots: BTreeMap<(LaneId, Family), Slots>,
+        /// Addresses of source ids.
+        translations: BTreeMap<SourceId, IpAddr>,
+    },
+    /// Change elements, in one transaction: translations added, slots moved, translations removed.
+    Flip {
+        /// Translations to add, or to change.
+        add: BTreeMap<SourceId, IpAddr>,
+        /// Slots to move.
+        slots: Vec<SlotChange>,
+        /// Translations to remove.
+        remove: BTreeMap<SourceId, IpAddr>,
+    },
+    /// Delete conntrack entries to steered ports that bear no mark of ours, or whose address is not their mark's.
+    Heal {
+        /// Steered ports.
+        ports: Vec<u16>,
+        /// Destinations that are none of ours.
+        exclude: Vec<IpNet>,
+        /// Eligible sources.
+        sources: BTreeMap<SourceId, IpAddr>,
+    },
+}
+
+/// A map whose keys are no text, as a list of pairs: JSON has no other way to write it.
+fn as_pairs<K: Serialize, V: Serialize, S: Serializer>(
+    map: &BTreeMap<K, V>,
+    to: S,
+) -> Result<S::Ok, S::Error> {
+    to.collect_seq(map)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::SlotTarget;
+
+    /// `plan --json` shows actions.
+    #[test]
+    fn a_table_can_be_written_as_json() {
+        let slots = BTreeMap::from([((LaneId(1), Family::V4), Slots(vec![SlotTarget::Pass]))]);
+        let translations = BTreeMap::from([(SourceId(1), IpAddr::from([192, 0, 2, 11]))]);
+        let action = Action::Table { spec: TableSpec::default(), slots, translations };
+        let json = serde_json::to_value(&action).unwrap();
+        assert_eq!(json["slots"], serde_json::json!([[[1, "v4"], ["pass"]]]));
+        assert_eq!(json["translations"], serde_json::json!({ "1": "192.0.2.11" }));
+    }
+}
