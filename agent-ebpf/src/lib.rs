@@ -1,0 +1,251 @@
+//! What the kernel side and the user side of mailsteer share: the mark, and the keys and values of every map.
+//!
+//! Owns: the layout of the 32-bit mark, and the `#[repr(C)]` types of the pinned maps. Must not: decide
+//! anything. A change to any layout here raises [`ABI`], which is part of the pin path, so that an agent never
+//! reads another version's maps as its own.
+#![no_std]
+
+mod flow;
+mod mark;
+#[cfg(feature = "user")]
+mod user;
+
+pub use flow::{
+    ASKER_ELSEWHERE, ASKER_LEFT, ASKER_TOLD, Asker, CONN_DONE, CONN_ESTABLISHED, CONN_FIN_IN, CONN_FIN_OUT,
+    CONN_ORPHAN, Conn, FlowKey, Histogram,
+};
+pub use mark::{Mark, SLOT_FAMILY_V6, SLOT_MAGIC, slot_key};
+#[cfg(feature = "user")]
+pub use user::OBJECT;
+
+/// Version of the map layouts. Part of the pin path: `<bpffs>/mailsteer/v<ABI>/`.
+pub const ABI: u32 = 1;
+
+/// How many source ids there are (12 bits of the mark). Id 0 means "not steered".
+pub const SOURCES: u32 = 4096;
+/// Ids from here on are no sources but refusals: see [`Refusal`].
+pub const FIRST_REFUSAL: u32 = 0xff0;
+/// How many lanes there are (8 bits of the mark). Lane 0 means "matched by no stream".
+pub const LANES: u32 = 256;
+/// Length of a lane's stored name, `stream` NUL `provider`.
+pub const LANE_NAME: usize = 128;
+/// Buckets of a handshake histogram: bucket `n` counts times in `[2^n, 2^(n+1))` milliseconds, the first from 0.
+pub const HISTOGRAM_BUCKETS: usize = 16;
+
+/// The source id of a slot whose connections wait, because addresses are being put on the host.
+pub const HOLD: u32 = 0xffc;
+
+/// Why a slot refuses, as the source id that stands in the slot map.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[repr(u32)]
+pub enum Refusal {
+    /// No eligible source is left in the pool.
+    Exhausted = 0xfff,
+    /// The pool has no source of IPv6.
+    NoIpv6Source = 0xffe,
+    /// The pool has no source of IPv4.
+    NoIpv4Source = 0xffd,
+}
+
+/// One entry of the `SOURCES` array, indexed by source id: which address a mark with that id must leave from.
+/// All zero: no such source.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+#[repr(C)]
+pub struct SourceEntry {
+    /// The address on the wire; IPv4 is mapped (`::ffff:a.b.c.d`).
+    pub addr: [u8; 16],
+    /// The interface it must leave by; 0: any.
+    pub ifindex: u32,
+    /// Keeps the size a multiple of eight.
+    pub reserved: u32,
+}
+
+/// One entry of the `LANES` array, indexed by lane id: its name, `stream` NUL `provider`, NUL-padded, so that
+/// counters keep their meaning over a restart.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[repr(C)]
+pub struct LaneEntry {
+    /// `stream` NUL `provider` NUL ...
+    pub name: [u8; LANE_NAME],
+}
+
+/// The one entry of the `SETTINGS` array.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+#[repr(C)]
+pub struct Settings {
+    /// Network namespace that the agent serves: cgroup programs see every namespace and compare this.
+    pub netns_cookie: u64,
+    /// Steered ports, host byte order; unused places are 0.
+    pub ports: [u16; 8],
+    /// 1: the guard drops what has no right to leave. 0: it only counts (no stream is steered).
+    pub armed: u32,
+    /// 1: streams matched by cgroup exist, so connect programs look the cgroup up.
+    pub cgroup_streams: u32,
+}
+
+/// Key of the `EXCLUDE` LPM trie: destinations that are not steered. IPv4 is mapped, so its prefix is 96 longer.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[repr(C)]
+pub struct ExcludeKey {
+    /// Prefix length in bits, of the mapped address.
+    pub prefix_len: u32,
+    /// The mapped address.
+    pub addr: [u8; 16],
+}
+
+/// How many cgroup entries there are.
+pub const CGROUPS: u32 = 256;
+/// Length of a cgroup's stored path.
+pub const CGROUP_PATH: usize = 256;
+
+/// One entry of the `CGROUP_PATHS` array, indexed as the marks from [`CGROUP_MAGIC`] on: the path a stream names,
+/// NUL-padded, so that it can be read back. The programs themselves look cgroup ids up in `CGROUPS`.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[repr(C)]
+pub struct CgroupEntry {
+    /// The path from the root of the cgroup2 hierarchy.
+    pub path: [u8; CGROUP_PATH],
+}
+
+/// Key of the `COUNTERS` hash: a lane and the source its connections left from (0: not steered).
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Hash, PartialOrd, Ord)]
+#[repr(C)]
+pub struct CounterKey {
+    /// Lane id.
+    pub lane: u16,
+    /// Source id.
+    pub source: u16,
+}
+
+/// Value of `COUNTERS` (per CPU): what became of the connections of a lane from a source.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+#[repr(C)]
+pub struct Counters {
+    /// Connections whose first SYN left.
+    pub attempts: u64,
+    /// Connections whose SYN was answered by a SYN-ACK.
+    pub established: u64,
+    /// Connections whose SYN was answered by a reset.
+    pub refused: u64,
+    /// Connections whose SYN was answered by an ICMP error.
+    pub unreachable: u64,
+    /// Established connections that ended by a reset, from either side.
+    pub reset: u64,
+    /// Connections whose SYN left, was never answered, and was given up.
+    pub unanswered: u64,
+    /// Connections that have ended, by whatever outcome; open now is attempts minus this.
+    pub closed: u64,
+    /// Bytes of packets sent, from the IP header on.
+    pub bytes_out: u64,
+    /// Bytes of packets received, from the IP header on.
+    pub bytes_in: u64,
+    /// Packets that left with another address than their mark says: invariant 1 broken.
+    pub wrong: u64,
+    /// SYNs sent again.
+    pub retransmits: u64,
+}
+
+/// One entry of the `TOLD` array, indexed by lane id and written by the user side alone: what connections after whose
+/// `connect()` no SYN left turned out to be. The programs know only their sum, [`Total::NotSent`]: at that moment
+/// nobody can tell a refusal of ours from a loss.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+#[repr(C)]
+pub struct Told {
+    /// Refused by us, by decision.
+    pub policy: u64,
+    /// Lost on this host.
+    pub local: u64,
+}
+
+/// Why the guard dropped a packet; index of the per-CPU `HELD` array.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[repr(u32)]
+pub enum Held {
+    /// It bears no mark of ours: our rules are away, or a stranger took it past them.
+    NoMark = 0,
+    /// Its mark names another source address than it has.
+    WrongAddress = 1,
+    /// It would leave by another interface than its source's.
+    WrongUplink = 2,
+    /// Its headers could not be read.
+    Unreadable = 3,
+    /// It would leave by an interface that is no uplink, unsteered.
+    Undeclared = 4,
+}
+/// How many reasons [`Held`] has.
+pub const HELD_REASONS: u32 = 5;
+
+/// Index of the per-CPU `TOTALS` array: counts that belong to no lane.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[repr(u32)]
+pub enum Total {
+    /// `connect()` calls to a steered port in our namespace.
+    Asked = 0,
+    /// Connections after whose `connect()` no SYN left, whatever the cause: refused by us, or lost on this host.
+    NotSent = 1,
+    /// Connections that could not be followed: the connection map was full, or a stranger's program ended the chain
+    /// at the uplink before ours.
+    Untracked = 2,
+    /// Events that did not fit the ring buffer (the counters have them all the same).
+    EventsLost = 3,
+    /// Counts that were lost because the counter map was full: more pairs of lane and source than it holds.
+    Uncounted = 4,
+}
+/// How many entries [`Total`] has.
+pub const TOTALS: u32 = 5;
+
+/// What became of a connection attempt, as an [`Event`] tells it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[repr(u8)]
+pub enum Outcome {
+    /// The SYN was answered by a SYN-ACK.
+    Established = 1,
+    /// The SYN was answered by a reset.
+    Refused = 2,
+    /// The SYN was answered by an ICMP error.
+    Unreachable = 3,
+    /// The SYN left and nobody ever answered.
+    Unanswered = 4,
+    /// No SYN ever left this host: refused by us, or lost on the way to the wire.
+    NotSent = 5,
+}
+
+/// One record of the `EVENTS` ring buffer: one connection attempt whose outcome is known.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[repr(C)]
+pub struct Event {
+    /// When `connect()` was called or the first SYN left: nanoseconds of CLOCK_BOOTTIME.
+    pub started: u64,
+    /// When the outcome was known: nanoseconds of CLOCK_BOOTTIME.
+    pub decided: u64,
+    /// Socket cookie; 0 for forwarded traffic.
+    pub cookie: u64,
+    /// cgroup id of the connecting process; 0 where unknown.
+    pub cgroup: u64,
+    /// Destination, IPv4 mapped.
+    pub daddr: [u8; 16],
+    /// Address on the wire (or, where no SYN left, the socket's own), IPv4 mapped.
+    pub saddr: [u8; 16],
+    /// Process id (the kernel's, of the first namespace); 0 where unknown.
+    pub pid: u32,
+    /// User id at `connect()`; `u32::MAX` where unknown.
+    pub uid: u32,
+    /// The packet mark at the wire; 0 where none.
+    pub mark: u32,
+    /// Port on the wire, host byte order.
+    pub sport: u16,
+    /// Port of the socket before translation, host byte order; 0 where unknown.
+    pub local_port: u16,
+    /// Destination port, host byte order.
+    pub dport: u16,
+    /// An [`Outcome`].
+    pub outcome: u8,
+    /// SYNs sent again before the outcome.
+    pub retransmits: u8,
+    /// Group id at `connect()`; `u32::MAX` where unknown.
+    pub gid: u32,
+}
+
+/// Packet mark that a connect program gives a socket whose process lies in a stream's cgroup: this plus the index
+/// of the cgroup entry. The nftables rules match it where they cannot see the cgroup themselves.
+pub const CGROUP_MAGIC: u32 = 0x4c00_0000;

@@ -1,0 +1,134 @@
+//! What comes back by an uplink, before translation is undone: it bears the tuple on the wire.
+//!
+//! A reset or an ICMP error is an outcome only with the right sequence number: anybody can send one.
+
+use aya_ebpf::bindings::__sk_buff;
+use mailsteer_ebpf::{
+    CONN_DONE, CONN_ESTABLISHED, CONN_FIN_IN, CONN_FIN_OUT, Conn, FlowKey, Outcome, Settings,
+};
+
+use super::NEXT;
+use super::count::{self, bump};
+use super::maps::{CONNS, SETTINGS, steered};
+use super::packet::{ACK, FIN, Kind, Packet, RST, SYN, Segment, parse, quoted, read};
+
+const ICMP_HEADER: u32 = 8;
+
+/// Follows one packet. Never drops.
+#[inline(always)]
+pub(crate) fn follow(skb: *mut __sk_buff) -> i32 {
+    let packet = parse(skb);
+    let Some(settings) = SETTINGS.get(0) else {
+        return NEXT;
+    };
+    match packet.kind {
+        Kind::Tcp if steered(settings, packet.sport) => segment(skb, &packet),
+        Kind::Icmp => icmp(skb, settings, packet.at, false),
+        Kind::Icmpv6 => icmp(skb, settings, packet.at, true),
+        _ => {}
+    }
+    NEXT
+}
+
+#[inline(always)]
+fn segment(skb: *mut __sk_buff, tcp: &Packet) {
+    let key = FlowKey { saddr: tcp.daddr, daddr: tcp.saddr, sport: tcp.dport, dport: tcp.sport };
+    let Some(conn) = CONNS.get_ptr_mut(&key) else {
+        return;
+    };
+    let Some(segment) = read::<Segment>(skb, tcp.at + 4) else {
+        return;
+    };
+    // SAFETY: the lookup gave a live map value.
+    let known = unsafe { &mut *conn };
+    let mark = known.mark;
+    known.last = count::now();
+    // SAFETY: the kernel's context.
+    let len = unsafe { (*skb).len };
+    if let Some(counters) = count::counters(mark) {
+        let bytes = u64::from(if tcp.bytes == 0 { len } else { tcp.bytes });
+        // SAFETY: a live map value.
+        count::add(unsafe { &raw mut (*counters).bytes_in }, bytes);
+    }
+    let answers = segment.flags & ACK != 0 && segment.ack() == known.isn.wrapping_add(1);
+    if known.flags & CONN_ESTABLISHED == 0 {
+        if answers {
+            first_answer(&key, conn, segment.flags);
+        }
+    } else if segment.flags & (RST | FIN) != 0 {
+        end(&key, conn, segment.flags);
+    }
+}
+
+/// The answer to the SYN.
+#[inline(always)]
+fn first_answer(key: &FlowKey, conn: *mut Conn, flags: u8) {
+    // SAFETY: a live map value.
+    let copy = unsafe { *conn };
+    if flags & RST != 0 {
+        if count::set_flags(conn, CONN_DONE) & CONN_DONE == 0 {
+            bump!(copy.mark, refused, closed);
+            count::tell(key, &copy, Outcome::Refused);
+        }
+        let _ = CONNS.remove(key);
+    } else if flags & SYN != 0 && copy.flags & CONN_DONE == 0 {
+        if count::set_flags(conn, CONN_ESTABLISHED) & CONN_ESTABLISHED == 0 {
+            bump!(copy.mark, established);
+            count::handshake(copy.mark, copy.last.saturating_sub(copy.sent));
+            count::tell(key, &copy, Outcome::Established);
+        }
+    }
+}
+
+/// A reset, or a FIN, of a connection that stood.
+#[inline(always)]
+fn end(key: &FlowKey, conn: *mut Conn, flags: u8) {
+    let ended = flags & RST != 0 || count::set_flags(conn, CONN_FIN_IN) & CONN_FIN_OUT != 0;
+    if !ended || count::set_flags(conn, CONN_DONE) & CONN_DONE != 0 {
+        return;
+    }
+    // SAFETY: a live map value.
+    let mark = unsafe { (*conn).mark };
+    if flags & RST != 0 {
+        bump!(mark, reset, closed);
+    } else {
+        bump!(mark, closed);
+    }
+    let _ = CONNS.remove(key);
+}
+
+/// Whether an ICMP message says that a destination cannot be reached; "fragmentation needed" does not.
+#[inline(always)]
+fn says_unreachable(kind: u8, code: u8, v6: bool) -> bool {
+    if v6 { matches!(kind, 1 | 3 | 4) } else { (kind == 3 && code != 4) || kind == 11 || kind == 12 }
+}
+
+#[inline(always)]
+fn icmp(skb: *mut __sk_buff, settings: &Settings, at: u32, v6: bool) {
+    let Some([kind, code]) = read::<[u8; 2]>(skb, at) else {
+        return;
+    };
+    if !says_unreachable(kind, code, v6) {
+        return;
+    }
+    let Some((tcp, seq)) = quoted(skb, at + ICMP_HEADER, v6) else {
+        return;
+    };
+    if !steered(settings, tcp.dport) {
+        return;
+    }
+    let key = FlowKey { saddr: tcp.saddr, daddr: tcp.daddr, sport: tcp.sport, dport: tcp.dport };
+    let Some(conn) = CONNS.get_ptr_mut(&key) else {
+        return;
+    };
+    // SAFETY: the lookup gave a live map value.
+    let copy = unsafe { *conn };
+    if copy.isn != seq || copy.flags & CONN_ESTABLISHED != 0 {
+        return;
+    }
+    // The entry stays: a stack may send the SYN again all the same, and that is no new attempt.
+    if count::set_flags(conn, CONN_DONE) & CONN_DONE == 0 {
+        bump!(copy.mark, unreachable, closed);
+        count::tell(&key, &copy, Outcome::Unreachable);
+    }
+}

@@ -1,0 +1,318 @@
+//! Finds addresses and ports in a packet, whatever the link below.
+//!
+//! Reads relative to the network header, so that Ethernet, VLAN, tun, ppp and wg look alike. What says it is TCP
+//! and cannot be read is said to be unreadable, never "not ours".
+
+use core::mem::MaybeUninit;
+
+use aya_ebpf::bindings::__sk_buff;
+use aya_ebpf::bindings::bpf_hdr_start_off::BPF_HDR_START_NET;
+use aya_ebpf::helpers::bpf_skb_load_bytes_relative;
+
+const PROTOCOL_IPV4: u32 = 0x0800u16.to_be() as u32;
+const PROTOCOL_IPV6: u32 = 0x86ddu16.to_be() as u32;
+const TCP: u8 = 6;
+const ICMP: u8 = 1;
+const ICMPV6: u8 = 58;
+/// What stands before an IPv4 address where IPv6 is expected.
+const MAPPED: u32 = u32::from_ne_bytes([0, 0, 0xff, 0xff]);
+/// How many IPv6 extension headers are followed.
+const EXTENSIONS: u32 = 6;
+const IPV4_LEN: u32 = 20;
+const IPV6_LEN: u32 = 40;
+
+/// What a packet is.
+#[derive(Clone, Copy, PartialEq, Eq)]
+#[repr(u8)]
+pub(crate) enum Kind {
+    /// Neither TCP nor ICMP, or a later fragment.
+    Other,
+    /// ICMP.
+    Icmp,
+    /// ICMPv6.
+    Icmpv6,
+    /// TCP.
+    Tcp,
+    /// It may be TCP, and it cannot be read.
+    Unreadable,
+}
+
+/// A packet taken apart. Not an enum with contents: what is undefined in one variant becomes a register that was
+/// never written, and the verifier refuses the program.
+#[derive(Clone, Copy)]
+pub(crate) struct Packet {
+    /// What it is; the rest is zero unless it is TCP.
+    pub(crate) kind: Kind,
+    /// Source, IPv4 mapped, network byte order.
+    pub(crate) saddr: [u32; 4],
+    /// Destination, likewise.
+    pub(crate) daddr: [u32; 4],
+    /// Source port, host byte order.
+    pub(crate) sport: u16,
+    /// Destination port, host byte order.
+    pub(crate) dport: u16,
+    /// Where the TCP or ICMP header starts, from the network header on.
+    pub(crate) at: u32,
+    /// Length from the IP header on, as that header says; 0 where it does not.
+    pub(crate) bytes: u32,
+}
+
+impl Packet {
+    #[inline(always)]
+    const fn bare(kind: Kind, at: u32) -> Self {
+        Self { kind, saddr: [0; 4], daddr: [0; 4], sport: 0, dport: 0, at, bytes: 0 }
+    }
+}
+
+/// The part of a TCP header behind the ports.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub(crate) struct Segment {
+    seq: u32,
+    ack: u32,
+    offset: u8,
+    /// FIN 1, SYN 2, RST 4, ACK 16.
+    pub(crate) flags: u8,
+    window: u16,
+}
+
+pub(crate) const FIN: u8 = 1;
+pub(crate) const SYN: u8 = 2;
+pub(crate) const RST: u8 = 4;
+pub(crate) const ACK: u8 = 16;
+
+impl Segment {
+    #[inline(always)]
+    pub(crate) fn seq(&self) -> u32 {
+        u32::from_be(self.seq)
+    }
+
+    #[inline(always)]
+    pub(crate) fn ack(&self) -> u32 {
+        u32::from_be(self.ack)
+    }
+}
+
+#[repr(C)]
+#[derive(Clone, Copy)]
+struct Ipv4 {
+    version_length: u8,
+    tos: u8,
+    total: u16,
+    id: u16,
+    fragment: u16,
+    ttl: u8,
+    protocol: u8,
+    checksum: u16,
+    saddr: u32,
+    daddr: u32,
+}
+
+#[repr(C)]
+#[derive(Clone, Copy)]
+struct Ports {
+    source: u16,
+    destination: u16,
+}
+
+#[repr(C)]
+#[derive(Clone, Copy)]
+struct Ipv4Ports {
+    ip: Ipv4,
+    ports: Ports,
+}
+
+#[repr(C)]
+#[derive(Clone, Copy)]
+struct Ipv6 {
+    version: u32,
+    payload: u16,
+    next: u8,
+    hops: u8,
+    saddr: [u32; 4],
+    daddr: [u32; 4],
+}
+
+#[repr(C)]
+#[derive(Clone, Copy)]
+struct Ipv6Ports {
+    ip: Ipv6,
+    ports: Ports,
+}
+
+/// Reads a `T` at an offset from the network header.
+#[inline(always)]
+pub(crate) fn read<T: Copy>(skb: *mut __sk_buff, at: u32) -> Option<T> {
+    let mut value = MaybeUninit::<T>::uninit();
+    // SAFETY: the helper writes exactly `size_of::<T>()` bytes, or fails.
+    let code = unsafe {
+        bpf_skb_load_bytes_relative(
+            skb.cast(),
+            at,
+            value.as_mut_ptr().cast(),
+            size_of::<T>() as u32,
+            BPF_HDR_START_NET,
+        )
+    };
+    if code != 0 {
+        return None;
+    }
+    // SAFETY: written above; `T` is plain integers.
+    Some(unsafe { value.assume_init() })
+}
+
+/// Takes a packet apart.
+#[inline(always)]
+pub(crate) fn parse(skb: *mut __sk_buff) -> Packet {
+    // SAFETY: the kernel's context, valid for the program's run.
+    match unsafe { (*skb).protocol } {
+        PROTOCOL_IPV4 => ipv4(skb),
+        PROTOCOL_IPV6 => ipv6(skb),
+        _ => Packet::bare(Kind::Other, 0),
+    }
+}
+
+#[inline(always)]
+fn ipv4(skb: *mut __sk_buff) -> Packet {
+    let Some(head) = read::<Ipv4Ports>(skb, 0) else {
+        return short_ipv4(skb);
+    };
+    let ip = head.ip;
+    if ip.fragment & 0x1fffu16.to_be() != 0 {
+        return Packet::bare(Kind::Other, 0);
+    }
+    let at = u32::from(ip.version_length & 0xf) * 4;
+    if ip.protocol != TCP {
+        return Packet::bare(if ip.protocol == ICMP { Kind::Icmp } else { Kind::Other }, at);
+    }
+    let mut ports = head.ports;
+    if at != IPV4_LEN {
+        match read::<Ports>(skb, at) {
+            Some(further) if at > IPV4_LEN => ports = further,
+            _ => return Packet::bare(Kind::Unreadable, 0),
+        }
+    }
+    Packet {
+        kind: Kind::Tcp,
+        saddr: [0, 0, MAPPED, ip.saddr],
+        daddr: [0, 0, MAPPED, ip.daddr],
+        sport: u16::from_be(ports.source),
+        dport: u16::from_be(ports.destination),
+        at,
+        bytes: u32::from(u16::from_be(ip.total)),
+    }
+}
+
+/// An IPv4 packet with less than four bytes of payload, or with less than a header.
+#[inline(always)]
+fn short_ipv4(skb: *mut __sk_buff) -> Packet {
+    match read::<Ipv4>(skb, 0) {
+        Some(ip) if ip.protocol != TCP || ip.fragment & 0x1fffu16.to_be() != 0 => {
+            Packet::bare(Kind::Other, 0)
+        }
+        _ => Packet::bare(Kind::Unreadable, 0),
+    }
+}
+
+#[inline(always)]
+fn ipv6(skb: *mut __sk_buff) -> Packet {
+    let (ip, mut ports) = match read::<Ipv6Ports>(skb, 0) {
+        Some(head) => (head.ip, Some(head.ports)),
+        None => match read::<Ipv6>(skb, 0) {
+            Some(ip) => (ip, None),
+            None => return Packet::bare(Kind::Unreadable, 0),
+        },
+    };
+    let mut at = IPV6_LEN;
+    let mut next = ip.next;
+    if next != TCP {
+        let kind;
+        (kind, next, at) = skip_extensions(skb, next);
+        if kind != Kind::Tcp {
+            return Packet::bare(kind, 0);
+        }
+        if next == ICMPV6 {
+            return Packet::bare(Kind::Icmpv6, at);
+        }
+        if next != TCP {
+            return Packet::bare(Kind::Other, 0);
+        }
+        ports = read::<Ports>(skb, at);
+    }
+    let Some(ports) = ports else {
+        return Packet::bare(Kind::Unreadable, 0);
+    };
+    let payload = u32::from(u16::from_be(ip.payload));
+    Packet {
+        kind: Kind::Tcp,
+        saddr: ip.saddr,
+        daddr: ip.daddr,
+        sport: u16::from_be(ports.source),
+        dport: u16::from_be(ports.destination),
+        at,
+        bytes: if payload == 0 { 0 } else { payload + IPV6_LEN },
+    }
+}
+
+/// The first header that is no extension, and where it starts; the kind is TCP's unless there is no such header.
+#[inline(always)]
+fn skip_extensions(skb: *mut __sk_buff, first: u8) -> (Kind, u8, u32) {
+    const HOP_BY_HOP: u8 = 0;
+    const ROUTING: u8 = 43;
+    const FRAGMENT: u8 = 44;
+    const AUTHENTICATION: u8 = 51;
+    const DESTINATION: u8 = 60;
+    const MOBILITY: u8 = 135;
+    let mut next = first;
+    let mut at = IPV6_LEN;
+    for _ in 0..EXTENSIONS {
+        match next {
+            HOP_BY_HOP | ROUTING | FRAGMENT | AUTHENTICATION | DESTINATION | MOBILITY => {}
+            _ => return (Kind::Tcp, next, at),
+        }
+        let Some(head) = read::<[u8; 4]>(skb, at) else {
+            return (Kind::Unreadable, 0, 0);
+        };
+        if next == FRAGMENT && (u16::from_be_bytes([head[2], head[3]]) & 0xfff8) != 0 {
+            return (Kind::Other, 0, 0);
+        }
+        at += match next {
+            FRAGMENT => 8,
+            AUTHENTICATION => (u32::from(head[1]) + 2) * 4,
+            _ => (u32::from(head[1]) + 1) * 8,
+        };
+        next = head[0];
+    }
+    match next {
+        HOP_BY_HOP | ROUTING | FRAGMENT | AUTHENTICATION | DESTINATION | MOBILITY => (Kind::Unreadable, 0, 0),
+        _ => (Kind::Tcp, next, at),
+    }
+}
+
+/// What an ICMP error quotes of the TCP segment that caused it: addresses, ports and sequence number.
+#[inline(always)]
+pub(crate) fn quoted(skb: *mut __sk_buff, at: u32, v6: bool) -> Option<(Packet, u32)> {
+    let (saddr, daddr, protocol, start) = if v6 {
+        let ip = read::<Ipv6>(skb, at)?;
+        (ip.saddr, ip.daddr, ip.next, at + IPV6_LEN)
+    } else {
+        let ip = read::<Ipv4>(skb, at)?;
+        let start = at + u32::from(ip.version_length & 0xf) * 4;
+        ([0, 0, MAPPED, ip.saddr], [0, 0, MAPPED, ip.daddr], ip.protocol, start)
+    };
+    if protocol != TCP {
+        return None;
+    }
+    let ports = read::<Ports>(skb, start)?;
+    let seq = u32::from_be(read::<u32>(skb, start + 4)?);
+    let tcp = Packet {
+        kind: Kind::Tcp,
+        saddr,
+        daddr,
+        sport: u16::from_be(ports.source),
+        dport: u16::from_be(ports.destination),
+        at: start,
+        bytes: 0,
+    };
+    Some((tcp, seq))
+}
