@@ -1,0 +1,331 @@
+//! The one interpreter of the plan's actions.
+//!
+//! Owns: carrying each action out, and the memory of what was written and read back, so that a pass need not read a
+//! table of a hundred thousand elements that nobody has touched. Must not: decide, or read what others did; the
+//! daemon tells it what was observed, by [`Executor::found`].
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+use std::path::Path;
+
+use mailsteer_core::config::OwnTable;
+use mailsteer_core::model::{Family, GuardSource, LaneId, Slots, SourceId};
+use mailsteer_core::plan::{Action, GuardSpec, SlotChange, TableSpec};
+use thiserror::Error;
+
+use super::bpf::{BpfError, BpfPaths, Programs};
+use super::net::Net;
+use super::nft::{self, Table};
+use super::sysctls::Sysctls;
+use crate::conntrack::{self, ConntrackError};
+use crate::netlink::{Connection, NetError};
+use crate::nftnl::{Contents, Fingerprint, Ours};
+
+/// Why an action failed.
+#[derive(Debug, Error)]
+pub enum ActError {
+    /// Addresses, routes or rules.
+    #[error(transparent)]
+    Net(#[from] NetError),
+    /// The table.
+    #[error(transparent)]
+    Table(#[from] nft::Error),
+    /// The guard.
+    #[error(transparent)]
+    Guard(#[from] BpfError),
+    /// Connection tracking.
+    #[error(transparent)]
+    Conntrack(#[from] ConntrackError),
+}
+
+/// What an action did besides what it says.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Carried {
+    /// conntrack entries deleted.
+    pub healed: u64,
+}
+
+/// The table as it was last written and read back.
+#[derive(Clone, Debug)]
+pub struct Written {
+    /// The rules.
+    pub spec: TableSpec,
+    /// All rules in one number.
+    pub fingerprint: Fingerprint,
+    /// The slots.
+    pub slots: BTreeMap<(LaneId, Family), Slots>,
+    /// Addresses of source ids.
+    pub translations: BTreeMap<SourceId, IpAddr>,
+}
+
+/// The guard as it was last told and read back.
+#[derive(Clone, Debug, Default)]
+pub struct Told {
+    /// Sources.
+    pub sources: BTreeMap<SourceId, GuardSource>,
+    /// The rest; `None`: not told yet by this agent.
+    pub spec: Option<GuardSpec>,
+}
+
+/// What was taken away, and what could not be.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Teardown {
+    /// In words.
+    pub removed: Vec<String>,
+    /// In words, with the cause.
+    pub left: Vec<String>,
+}
+
+/// Carries actions out.
+pub struct Executor {
+    net: Net,
+    /// Serves `net`'s requests for as long as it lives.
+    _connection: Connection,
+    table: Table,
+    programs: Programs,
+    paths: BpfPaths,
+    sysctls: Sysctls,
+    written: Option<Written>,
+    told: Told,
+    unhealed: bool,
+}
+
+impl Executor {
+    /// Opens everything that is needed, and takes over what an earlier agent left. The guard's programs are loaded
+    /// and attached to the cgroup; nothing else changes.
+    ///
+    /// # Errors
+    /// Where the kernel refuses, or nft is missing.
+    pub fn open(paths: BpfPaths, own_table: OwnTable, state: &Path, ours: Ours) -> Result<Self, ActError> {
+        let mut programs = Programs::open(&paths)?;
+        let told = Told { sources: programs.sources()?, spec: None };
+        let table = Table::open(own_table, ours)?;
+        let sysctls = Sysctls::open(state)?;
+        let connection = Connection::open()?;
+        let net = Net::new(connection.handle().clone());
+        Ok(Self {
+            net,
+            _connection: connection,
+            table,
+            programs,
+            paths,
+            sysctls,
+            written: None,
+            told,
+            unhealed: true,
+        })
+    }
+
+    /// Source and lane ids that an earlier agent gave out.
+    ///
+    /// # Errors
+    /// Where the pinned maps cannot be read.
+    pub fn given_out(&mut self) -> Result<GivenOut, ActError> {
+        let sources = self.told.sources.iter().map(|(&id, source)| (id, source.address)).collect();
+        Ok(GivenOut { sources, lanes: self.programs.guard()?.lanes })
+    }
+
+    /// The table as it was last written; `None` where it has to be written anew.
+    #[must_use]
+    pub const fn written(&self) -> Option<&Written> {
+        self.written.as_ref()
+    }
+
+    /// Forgets the table unless it stands, every rule and element, as it was last written. One element that a
+    /// stranger took away may have let connections begin without it, so that a whole repair is due and not a flip.
+    pub fn found(&mut self, table: Option<(Fingerprint, &Contents)>) {
+        let as_written =
+            table.zip(self.written.as_ref()).is_some_and(|((fingerprint, contents), written)| {
+                fingerprint == written.fingerprint && contents.are(&written.slots, &written.translations)
+            });
+        if !as_written {
+            self.forget_table();
+        }
+    }
+
+    /// The rules were away, or may have been.
+    fn forget_table(&mut self) {
+        self.written = None;
+        self.unhealed = true;
+    }
+
+    /// Connections that missed the rules may still stand.
+    #[must_use]
+    pub const fn unhealed(&self) -> bool {
+        self.unhealed
+    }
+
+    /// What the guard was told.
+    #[must_use]
+    pub const fn told(&self) -> &Told {
+        &self.told
+    }
+
+    /// Reads what the guard was told, and forgets it where it was changed since.
+    ///
+    /// # Errors
+    /// Where the pinned maps cannot be read.
+    pub fn distrust_guard(&mut self) -> Result<(), ActError> {
+        let found = self.programs.guard()?;
+        self.told.sources = self.programs.sources()?;
+        self.told.spec.take_if(|told| !still_says(&found, told));
+        self.programs.refresh_cgroups()?;
+        Ok(())
+    }
+
+    /// Interfaces at which the guard is attached.
+    #[must_use]
+    pub fn attached(&self) -> Vec<u32> {
+        self.programs.attached()
+    }
+
+    /// Whether a stranger's program stands before the guard of an interface.
+    #[must_use]
+    pub fn guard_is_behind(&self, ifindex: u32) -> bool {
+        self.programs.guard_is_behind(ifindex)
+    }
+
+    /// Whether strangers are kept from the table.
+    #[must_use]
+    pub const fn table_is_owned(&self) -> bool {
+        self.table.owned()
+    }
+
+    /// Owns the table from now on, or no longer.
+    ///
+    /// # Errors
+    /// Where another process owns it.
+    pub fn own_table(&mut self, mode: OwnTable) -> Result<(), ActError> {
+        Ok(self.table.own(mode)?)
+    }
+
+    /// Carries an action out and reads it back.
+    ///
+    /// # Errors
+    /// [`ActError`]; what is true then has to be observed again.
+    pub async fn carry_out(&mut self, action: &Action) -> Result<Carried, ActError> {
+        match action {
+            Action::AddAddress(entry) => drop(self.net.add_address(entry).await?),
+            Action::RemoveAddress(entry) => drop(self.net.remove_address(entry).await?),
+            Action::AddRoute(route) => self.net.add_route(route).await?,
+            Action::RemoveRoute(route) => self.net.remove_route(route).await?,
+            Action::AddRule(rule) => {
+                self.sysctls.accept_marked_replies(rule)?;
+                self.net.add_rule(rule).await?;
+            }
+            Action::RemoveRule(rule) => self.net.remove_rule(rule).await?,
+            Action::GuardSources { set, clear } => self.tell_sources(set, clear)?,
+            Action::Guard(spec) => {
+                self.programs.set_guard(spec)?;
+                self.told.spec = Some(spec.clone());
+            }
+            Action::Attach { ifindex } => self.programs.attach(*ifindex)?,
+            Action::Detach { ifindex } => self.programs.detach(*ifindex)?,
+            Action::Table { spec, slots, translations } => self.write(spec, slots, translations).await?,
+            Action::Flip { add, slots, remove } => self.flip(add, slots, remove).await?,
+            Action::Heal { ports, exclude, sources } => {
+                let report = conntrack::heal(ports, exclude, sources).await?;
+                self.unhealed = false;
+                return Ok(Carried { healed: report.deleted });
+            }
+        }
+        Ok(Carried::default())
+    }
+
+    fn tell_sources(&mut self, set: &[GuardSource], clear: &[SourceId]) -> Result<(), ActError> {
+        self.programs.set_sources(set, clear)?;
+        self.told.sources.retain(|id, _| !clear.contains(id));
+        self.told.sources.extend(set.iter().map(|source| (source.id, source.clone())));
+        Ok(())
+    }
+
+    async fn write(
+        &mut self,
+        spec: &TableSpec,
+        slots: &BTreeMap<(LaneId, Family), Slots>,
+        translations: &BTreeMap<SourceId, IpAddr>,
+    ) -> Result<(), ActError> {
+        self.written = None;
+        let fingerprint = self.table.apply(spec, slots, translations).await?;
+        let (slots, translations) = (slots.clone(), translations.clone());
+        self.written = Some(Written { spec: spec.clone(), fingerprint, slots, translations });
+        Ok(())
+    }
+
+    async fn flip(
+        &mut self,
+        add: &BTreeMap<SourceId, IpAddr>,
+        changes: &[SlotChange],
+        remove: &BTreeMap<SourceId, IpAddr>,
+    ) -> Result<(), ActError> {
+        if let Err(error) = self.table.flip(add, changes, remove).await {
+            // What stands is not what was believed: write it all, whatever it is.
+            self.forget_table();
+            return Err(error.into());
+        }
+        let Some(written) = &mut self.written else { return Ok(()) };
+        written.translations.extend(add);
+        written.translations.retain(|id, _| !remove.contains_key(id));
+        for change in changes {
+            let lane = written.slots.get_mut(&(change.lane, change.family));
+            if let Some(slot) = lane.and_then(|lane| lane.0.get_mut(usize::from(change.slot))) {
+                *slot = change.to;
+            }
+        }
+        Ok(())
+    }
+
+    /// Takes away everything of ours. Goes on where something cannot be taken away, and says what was left.
+    pub async fn teardown(&mut self) -> Teardown {
+        take_away(&self.paths, &mut self.table, &mut self.net, &mut self.sysctls).await
+    }
+}
+
+/// Takes away what an agent left that does not run any more; loads and attaches nothing for that.
+///
+/// # Errors
+/// Where the kernel cannot be reached, or what was changed cannot be read.
+pub async fn teardown(paths: &BpfPaths, state: &Path) -> Result<Teardown, ActError> {
+    let mut sysctls = Sysctls::open(state)?;
+    let mut table = Table::open(OwnTable::Auto, Ours::default())?;
+    let connection = Connection::open()?;
+    let mut net = Net::new(connection.handle().clone());
+    Ok(take_away(paths, &mut table, &mut net, &mut sysctls).await)
+}
+
+async fn take_away(paths: &BpfPaths, table: &mut Table, net: &mut Net, sysctls: &mut Sysctls) -> Teardown {
+    let mut done = Teardown::default();
+    done.note("the guard and all pinned maps", Programs::remove(paths).map_err(ActError::from));
+    done.note("table inet mailsteer", table.teardown().await.map_err(ActError::from));
+    done.note("policy routing, routes and addresses", net.teardown().await.map(drop).map_err(ActError::from));
+    done.note("kernel parameters", sysctls.restore().map_err(ActError::from));
+    done
+}
+
+/// Whether the guard still says what it was told; names of lanes that are gone may stand besides.
+fn still_says(found: &GuardSpec, told: &GuardSpec) -> bool {
+    let networks = |spec: &GuardSpec| spec.exclude.iter().copied().collect::<BTreeSet<_>>();
+    found.ports == told.ports
+        && found.armed == told.armed
+        && found.cgroups == told.cgroups
+        && networks(found) == networks(told)
+        && told.lanes.iter().all(|(id, names)| found.lanes.get(id) == Some(names))
+}
+
+impl Teardown {
+    fn note(&mut self, what: &str, result: Result<(), ActError>) {
+        match result {
+            Ok(()) => self.removed.push(what.to_owned()),
+            Err(error) => self.left.push(format!("{what}: {error}")),
+        }
+    }
+}
+
+/// Ids that an earlier agent gave out.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct GivenOut {
+    /// Addresses of source ids.
+    pub sources: BTreeMap<SourceId, IpAddr>,
+    /// Streams and providers of lane ids.
+    pub lanes: BTreeMap<LaneId, (String, String)>,
+}

@@ -1,0 +1,11 @@
+//! Effects out: one interpreter of the plan's actions, each verified by reading back.
+//!
+//! Owns: every change to the kernel. Must not: decide anything, or import `observe`.
+
+pub mod bpf;
+mod executor;
+pub mod net;
+pub mod nft;
+mod sysctls;
+
+pub use executor::{ActError, Carried, Executor, GivenOut, Teardown, Told, Written, teardown};

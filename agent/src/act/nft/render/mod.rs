@@ -1,0 +1,259 @@
+//! The table as one batch for `nft -j -f -`: pure.
+//!
+//! Owns: chains, rules and the order of commands. Must not: run anything. Rules are constant for a spec; what moves
+//! are elements. The batch flushes our chains and fills them again, and does the same with the maps, in one
+//! transaction: it never deletes the table, and named counters go on counting.
+//!
+//! The connection's fate is drawn into the ct mark, not the packet mark: a connection that is left alone keeps the
+//! packet mark it came with.
+
+mod commands;
+mod lane;
+mod words;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+
+use mailsteer_core::model::{Family, LaneId, Slots, SourceId};
+use mailsteer_core::plan::TableSpec;
+use mailsteer_ebpf::{CGROUP_MAGIC, Mark};
+use nftables::expr::{MetaKey, NamedExpression};
+use serde_json::{Value, json};
+
+use crate::nftnl::{ChainInfo, Counter, chain, map};
+use commands::{Commands, fits};
+use lane::{Origin, leave_alone, steers};
+use words::{
+    Expr, Stmt, any_of, at_least, back, count, ct, ct_mark, destination_type, drop, goto, header, is, is_any,
+    is_not, mapped, mark, masked, meta, named, number, of_family, protocol, set, snat, text,
+};
+
+/// A rule without its chain.
+#[derive(Clone, Debug)]
+struct Line {
+    statements: Vec<Stmt>,
+    comment: String,
+}
+
+impl Line {
+    fn new(statements: Vec<Stmt>, comment: impl Into<String>) -> Self {
+        // nftables takes comments of at most 128 bytes, and nft 1.0.6 cannot read a quote inside.
+        let comment = comment.into().chars().filter(|c| *c != '"' && !c.is_control()).take(60).collect();
+        Self { statements, comment }
+    }
+}
+
+/// A batch and what it leaves.
+#[derive(Debug)]
+pub struct Batch {
+    /// What `nft -j -f -` reads.
+    pub json: Value,
+    /// How many rules stand afterwards.
+    pub rules: usize,
+}
+
+/// The batch that makes the table say `spec`, whatever of ours and of strangers stands in it (`standing`).
+/// `timeouts`: the conntrack timeouts stand, so rules may name them.
+///
+/// # Errors
+/// Only if a type of the `nftables` crate cannot be written as JSON.
+pub fn render(
+    spec: &TableSpec,
+    slots: &BTreeMap<(LaneId, Family), Slots>,
+    translations: &BTreeMap<SourceId, IpAddr>,
+    standing: &[ChainInfo],
+    timeouts: bool,
+) -> Result<Batch, serde_json::Error> {
+    let chains = chains_of(spec, timeouts);
+    let wanted: BTreeSet<&str> = chains.iter().map(|(name, _)| name.as_str()).collect();
+    let mut commands = Commands::default();
+    let stale: Vec<&ChainInfo> =
+        standing.iter().filter(|found| !wanted.contains(found.name.as_str()) || !fits(found)).collect();
+    for found in standing {
+        commands.flush_chain(&found.name)?;
+    }
+    for found in stale {
+        commands.delete_chain(&found.name)?;
+    }
+    commands.declare_maps()?;
+    commands.declare_counters(spec);
+    for (name, _) in &chains {
+        commands.declare_chain(name)?;
+    }
+    commands.fill_maps(spec, slots, translations)?;
+    let mut rules = 0;
+    for (name, lines) in chains {
+        rules += lines.len();
+        for line in lines {
+            commands.add_rule(&name, line)?;
+        }
+    }
+    Ok(Batch { json: json!({ "nftables": commands.0 }), rules })
+}
+
+/// Every chain with its rules. Lane chains and `check` come before the chains that go there.
+fn chains_of(spec: &TableSpec, timeouts: bool) -> Vec<(String, Vec<Line>)> {
+    let armed = spec.lanes.iter().any(|lane| steers(&lane.lane));
+    let cgroups: Vec<&str> = spec
+        .lanes
+        .iter()
+        .flat_map(|lane| lane.lane.matches.cgroups.iter().map(String::as_str))
+        .collect::<BTreeSet<_>>()
+        .into_iter()
+        .collect();
+    let mut chains: Vec<(String, Vec<Line>)> = spec
+        .lanes
+        .iter()
+        .map(|lane| (chain::lane(lane.lane.id), lane::chain_of(lane, armed, timeouts)))
+        .collect();
+    chains.push((chain::UNMATCHED.into(), leave_alone(0, armed)));
+    chains.push((chain::CHECK.into(), check(armed)));
+    chains.push((chain::OUTPUT.into(), classify(spec, Origin::Local, armed, &cgroups)));
+    chains.push((chain::PREROUTING.into(), classify(spec, Origin::Forwarded, armed, &cgroups)));
+    chains.push((chain::TRANSLATE.into(), translate()));
+    chains.push((chain::VERIFY.into(), verify(spec)));
+    chains
+}
+
+fn ours() -> Stmt {
+    is(masked(ct_mark(), Mark::MAGIC_MASK), number(Mark::MAGIC))
+}
+
+fn unsteered() -> Stmt {
+    is(masked(ct_mark(), Mark::MAGIC_MASK | Mark::SOURCE_MASK), number(Mark::MAGIC))
+}
+
+fn only_steered_ports(spec: &TableSpec) -> Vec<Line> {
+    let tcp = Line::new(vec![is_not(meta(MetaKey::L4proto), text("tcp")), back()], "not TCP");
+    let ports: Vec<Expr> = spec.ports.iter().map(|port| number(u32::from(*port))).collect();
+    let other = if ports.is_empty() {
+        vec![back()]
+    } else {
+        vec![is_not(header("tcp", "dport"), any_of(ports)), back()]
+    };
+    vec![tcp, Line::new(other, "no steered port")]
+}
+
+/// Which connections are looked at, and by which lane.
+fn classify(spec: &TableSpec, origin: Origin, armed: bool, cgroups: &[&str]) -> Vec<Line> {
+    let mut rules = Vec::new();
+    if origin == Origin::Forwarded && !spec.uplinks.is_empty() {
+        let uplinks = || is_any(meta(MetaKey::Iifname), spec.uplinks.iter().map(text).collect());
+        rules.push(Line::new(
+            vec![
+                uplinks(),
+                is(ct("direction"), text("reply")),
+                ours(),
+                is_not(masked(ct_mark(), Mark::SOURCE_MASK), number(0)),
+                set(mark(), ct_mark()),
+            ],
+            "replies get their mark back, for a strict rp_filter",
+        ));
+        rules.push(Line::new(vec![uplinks(), back()], "comes from the world"));
+    }
+    rules.extend(only_steered_ports(spec));
+    rules.push(Line::new(vec![unsteered(), back()], "seen before, not steered"));
+    rules.push(Line::new(vec![ours(), set(mark(), ct_mark()), back()], "steered before: keeps its source"));
+    let local = ["local", "broadcast", "multicast", "anycast"].map(text);
+    rules.push(Line::new(
+        vec![is(destination_type(), any_of(local)), back()],
+        "to this host, or to no one host",
+    ));
+    for family in Family::BOTH {
+        let excluded = text(format!("@{}", map::exclude(family)));
+        rules.push(Line::new(vec![is(header(protocol(family), "daddr"), excluded), back()], "excluded"));
+    }
+    rules.push(Line::new(
+        vec![is(ct("direction"), text("reply")), goto(chain::UNMATCHED)],
+        "an answer to a client that calls from a steered port",
+    ));
+    rules.extend(spec.lanes.iter().flat_map(|lane| lane::matches(&lane.lane, origin, cgroups)));
+    if armed && origin == Origin::Local {
+        // A reset or the last words of a closed socket, in no connection that conntrack knows: they may be a steered
+        // connection's, whose entry a stranger took away, and would leave with the host's own address.
+        let owned = at_least(meta(MetaKey::Skuid), number(0));
+        rules.push(Line::new(vec![owned, goto(chain::UNMATCHED)], "a process's, and matched by no stream"));
+        rules.push(Line::new(
+            vec![count(Counter::HeldUnowned), drop()],
+            "nobody's any more: whose it was cannot be told",
+        ));
+        return rules;
+    }
+    rules.push(Line::new(vec![goto(chain::UNMATCHED)], "matched by no stream"));
+    rules
+}
+
+/// Keyed by the ct mark: a stranger may set the packet mark after us.
+fn translate() -> Vec<Line> {
+    let mut rules = vec![Line::new(
+        vec![is_not(masked(ct_mark(), Mark::MAGIC_MASK), number(Mark::MAGIC)), back()],
+        "not ours",
+    )];
+    rules.extend(Family::BOTH.map(|family| {
+        let source = masked(ct_mark(), Mark::SOURCE_MASK);
+        Line::new(
+            vec![of_family(family), snat(family, mapped(source, map::addresses(family)))],
+            "its source's address",
+        )
+    }));
+    rules
+}
+
+fn verify(spec: &TableSpec) -> Vec<Line> {
+    let mut rules = only_steered_ports(spec);
+    rules.push(Line::new(vec![ours(), goto(chain::CHECK)], "bears a word of ours"));
+    rules.push(Line::new(
+        vec![
+            is(masked(mark(), Mark::MAGIC_MASK), number(Mark::MAGIC)),
+            is_not(masked(mark(), Mark::SOURCE_MASK), number(0)),
+            count(Counter::DroppedWrong),
+            drop(),
+        ],
+        "steered, and a stranger took its ct mark",
+    ));
+    rules
+}
+
+/// The packet mark serves as scratch here: routing is over.
+fn check(armed: bool) -> Vec<Line> {
+    let mut rules = Vec::new();
+    if armed {
+        rules.push(Line::new(
+            vec![unsteered(), set(mark(), ct_mark()), back()],
+            "tell the guard: not steered",
+        ));
+    } else {
+        rules.push(Line::new(
+            vec![unsteered(), is(mark(), number(0)), set(mark(), ct_mark()), back()],
+            "tell who counts at the uplink; another's mark stays",
+        ));
+        rules.push(Line::new(
+            vec![
+                unsteered(),
+                is(masked(mark(), Mark::MAGIC_MASK), number(CGROUP_MAGIC)),
+                set(mark(), ct_mark()),
+                back(),
+            ],
+            "our own cgroup mark has done its work",
+        ));
+        rules.push(Line::new(vec![unsteered(), back()], "not steered"));
+    }
+    rules.push(Line::new(vec![set(mark(), masked(ct_mark(), Mark::SOURCE_MASK))], "which source"));
+    for family in Family::BOTH {
+        let pair = named(NamedExpression::Concat(vec![mark(), header(protocol(family), "saddr")]));
+        rules.push(Line::new(
+            vec![
+                of_family(family),
+                is_not(pair, text(format!("@{}", map::eligible(family)))),
+                count(Counter::DroppedWrong),
+                drop(),
+            ],
+            "not its source's address: another's NAT, or none",
+        ));
+    }
+    rules.push(Line::new(vec![set(mark(), ct_mark())], "tell the guard: this source"));
+    rules
+}
+
+#[cfg(test)]
+mod tests;

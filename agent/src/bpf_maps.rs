@@ -1,0 +1,120 @@
+//! Where the pinned eBPF maps are and what shape they have, for the part that writes and the part that reads.
+//!
+//! Owns: pin paths, and the check of a pinned map's shape before anybody uses it. Must not: read or write values.
+//! A library that opens a pin by name takes whatever lies there; another version's map read as ours would be a
+//! wrong address in the end.
+
+use std::path::{Path, PathBuf};
+
+use aya::maps::{MapData, MapError, MapInfo, MapType};
+use mailsteer_ebpf::{
+    ABI, Asker, CGROUPS, CgroupEntry, Conn, CounterKey, Counters, ExcludeKey, FlowKey, HELD_REASONS,
+    Histogram, LANES, LaneEntry, SOURCES, Settings, SourceEntry, TOTALS, Told,
+};
+
+/// The shape of one map.
+#[derive(Clone, Copy, PartialEq, Debug)]
+pub struct MapShape {
+    /// Its name in the object, and of its pin.
+    pub name: &'static str,
+    kind: MapType,
+    key: u32,
+    value: u32,
+    entries: u32,
+}
+
+const fn shape<K, V>(name: &'static str, kind: MapType, entries: u32) -> MapShape {
+    MapShape { name, kind, key: size_of::<K>() as u32, value: size_of::<V>() as u32, entries }
+}
+
+/// Every map, as this version of the agent expects it.
+pub const MAPS: [MapShape; 16] = [
+    shape::<u32, Settings>("SETTINGS", MapType::Array, 1),
+    shape::<u32, SourceEntry>("SOURCES", MapType::Array, SOURCES),
+    shape::<u32, LaneEntry>("LANES", MapType::Array, LANES),
+    shape::<ExcludeKey, u32>("EXCLUDE", MapType::LpmTrie, 4096),
+    shape::<u32, u32>("UPLINKS", MapType::Hash, 64),
+    shape::<u64, u32>("CGROUPS", MapType::Hash, CGROUPS),
+    shape::<u32, CgroupEntry>("CGROUP_PATHS", MapType::Array, CGROUPS),
+    shape::<FlowKey, Conn>("CONNS", MapType::Hash, 262_144),
+    shape::<CounterKey, Counters>("COUNTERS", MapType::PerCpuHash, 16_384),
+    shape::<CounterKey, Counters>("SWEPT", MapType::Hash, 16_384),
+    shape::<u32, Histogram>("HANDSHAKE", MapType::PerCpuHash, SOURCES),
+    shape::<u32, u64>("HELD", MapType::PerCpuArray, HELD_REASONS),
+    shape::<u32, u64>("TOTALS", MapType::PerCpuArray, TOTALS),
+    shape::<u32, Told>("TOLD", MapType::Array, LANES),
+    shape::<(), ()>("EVENTS", MapType::RingBuf, 4 << 20),
+    shape::<u32, Asker>("ASKERS", MapType::SkStorage, 0),
+];
+
+/// Why a pinned map could not be opened.
+#[derive(Debug, thiserror::Error)]
+pub enum PinnedMapError {
+    /// There is no such pin, or it cannot be opened.
+    #[error("cannot open the pinned map {path}: is the agent running, and is this its --bpffs?")]
+    Open {
+        /// The pin.
+        path: PathBuf,
+        /// Why not.
+        #[source]
+        source: MapError,
+    },
+    /// It is another version's.
+    #[error(
+        "the pinned map {path} has another shape ({found}) than this version uses ({wanted}): it was left by \
+         another build; run `mailsteer teardown` with that one, or remove {path}, and start again"
+    )]
+    Shape {
+        /// The pin.
+        path: PathBuf,
+        /// What it is.
+        found: String,
+        /// What was expected.
+        wanted: String,
+    },
+}
+
+/// The directory of this version's pins.
+#[must_use]
+pub fn pin_dir(bpffs: &Path) -> PathBuf {
+    bpffs.join("mailsteer").join(format!("v{ABI}"))
+}
+
+/// Compares a pinned map with what is expected of it. A pin that is not there fits.
+///
+/// # Errors
+/// Where it cannot be asked, or has another shape.
+pub fn check(dir: &Path, wanted: &MapShape) -> Result<(), PinnedMapError> {
+    let path = dir.join(wanted.name);
+    if !path.exists() {
+        return Ok(());
+    }
+    let info =
+        MapInfo::from_pin(&path).map_err(|source| PinnedMapError::Open { path: path.clone(), source })?;
+    fits(path, &info, wanted)
+}
+
+fn fits(path: PathBuf, info: &MapInfo, wanted: &MapShape) -> Result<(), PinnedMapError> {
+    let kind = info.map_type().map_err(|source| PinnedMapError::Open { path: path.clone(), source })?;
+    let found = (kind, info.key_size(), info.value_size(), info.max_entries());
+    let right = (wanted.kind, wanted.key, wanted.value, wanted.entries);
+    if found == right {
+        return Ok(());
+    }
+    let say = |(kind, key, value, entries): (MapType, u32, u32, u32)| {
+        format!("{kind:?}, key of {key} bytes, value of {value}, {entries} entries")
+    };
+    Err(PinnedMapError::Shape { path, found: say(found), wanted: say(right) })
+}
+
+/// Opens a pinned map after checking its shape.
+///
+/// # Errors
+/// Where there is none, or it has another shape.
+pub fn open(dir: &Path, name: &str) -> Result<MapData, PinnedMapError> {
+    if let Some(wanted) = MAPS.iter().find(|shape| shape.name == name) {
+        check(dir, wanted)?;
+    }
+    let path = dir.join(name);
+    MapData::from_pin(&path).map_err(|source| PinnedMapError::Open { path, source })
+}

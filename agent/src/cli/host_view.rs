@@ -1,0 +1,71 @@
+//! What a config check needs to know of this host.
+//!
+//! Owns: reading users, groups and the network for the checks. Must not: check anything, or take what cannot be read
+//! for empty.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use mailsteer_core::config::HostView;
+use mailsteer_core::model::Host;
+
+use crate::observe::Looker;
+
+/// This host's users or groups cannot be read.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot read {path}, so that names of users and groups cannot be looked up: {cause}")]
+pub struct NamesError {
+    /// The file.
+    path: PathBuf,
+    /// Why.
+    cause: io::Error,
+}
+
+/// Users, groups and the network of this host, for checking a file where it will be used. Reading the network
+/// needs no privileges.
+pub(crate) fn host_view() -> anyhow::Result<HostView> {
+    use anyhow::Context as _;
+    let host = network().context("cannot read this host's network")?;
+    Ok(HostView { host: Some(host), ..users_and_groups()? })
+}
+
+/// Users and groups alone: an agent takes what the network lacks as a fact of the moment, not as a mistake in the
+/// file. A name that appears twice keeps its first id, as `getpwnam` does.
+pub(crate) fn users_and_groups() -> Result<HostView, NamesError> {
+    Ok(HostView { users: ids(Path::new("/etc/passwd"))?, groups: ids(Path::new("/etc/group"))?, host: None })
+}
+
+fn network() -> anyhow::Result<Host> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    runtime.block_on(async { Ok(Looker::open()?.look(false).await?.host) })
+}
+
+/// Both files hold `name:password:id:...`. They need not be UTF-8: a comment of another age is nobody's fault.
+fn ids(path: &Path) -> Result<BTreeMap<String, u32>, NamesError> {
+    let bytes = std::fs::read(path).map_err(|cause| NamesError { path: path.to_owned(), cause })?;
+    let mut found = BTreeMap::new();
+    for line in String::from_utf8_lossy(&bytes).lines() {
+        let mut fields = line.split(':');
+        if let (Some(name), Some(Ok(id))) = (fields.next(), fields.nth(1).map(str::parse)) {
+            found.entry(name.to_owned()).or_insert(id);
+        }
+    }
+    Ok(found)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_and_ids() {
+        let directory = tempfile::tempdir().unwrap();
+        let file = directory.path().join("passwd");
+        std::fs::write(&file, b"root:x:0:0:r\xf6\xf6t:/root:/bin/sh\n\nbad\na:x:7:7::/:\na:x:8:8::/:\n")
+            .unwrap();
+        assert_eq!(ids(&file).unwrap(), BTreeMap::from([("root".to_owned(), 0), ("a".to_owned(), 7)]));
+        let error = ids(&directory.path().join("none")).unwrap_err();
+        assert!(error.to_string().contains("none, so that names"), "{error}");
+    }
+}

@@ -1,0 +1,14 @@
+//! The command line: arguments, commands, and how answers are shown.
+//!
+//! Owns: what a person types and reads. Must not: decide anything; it asks the agent, or the core for a file.
+
+pub mod args;
+mod check;
+mod commands;
+mod connect_as;
+pub(crate) mod host_view;
+mod judge;
+mod render;
+mod trying;
+
+pub use commands::run;

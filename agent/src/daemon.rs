@@ -1,0 +1,171 @@
+//! The agent: wires what is observed to what is decided, planned and done.
+//!
+//! Owns: the wiring, and nothing else does: only here do `observe` and `act` meet. One reconcile runs at a time
+//! ([`reconcile`]); everything else tells it that something changed, or reads what it published ([`shared`]). Must
+//! not: decide. When the agent stops, by a signal or by SIGKILL, table and guard stay: only `teardown` takes them
+//! away.
+
+mod config;
+mod connections;
+mod control;
+mod counts;
+mod disturbances;
+mod file;
+mod journal;
+mod metrics;
+mod operator;
+mod reconcile;
+mod shared;
+mod status;
+mod watch;
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use anyhow::{Context as _, Result};
+use tokio::net::TcpListener;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use tracing::info;
+
+use crate::act::bpf::BpfPaths;
+use crate::api::view::TeardownReport;
+use crate::nftnl::Ours;
+use crate::{act, api, telemetry};
+
+use counts::Gatherer;
+use reconcile::Reconciler;
+
+pub use config::LoadError;
+pub use file::{explain_file, plan_file};
+
+/// Where the agent finds and leaves things.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// The config file; `None`: observe.
+    pub config: Option<PathBuf>,
+    /// The control socket.
+    pub socket: PathBuf,
+    /// A mounted bpffs, under which the pins go.
+    pub bpffs: PathBuf,
+    /// The cgroup whose processes are followed; `None`: the root of the cgroup2 hierarchy.
+    pub cgroup: Option<PathBuf>,
+    /// What has to outlive a restart and is in no kernel object.
+    pub state: PathBuf,
+}
+
+/// Runs the agent until it is told to stop.
+///
+/// # Errors
+/// Where it cannot start: a bad config, missing privileges, a kernel that lacks what is needed. Nothing has been
+/// changed then.
+pub fn run(options: Options) -> Result<()> {
+    // Two threads: one may wait for the kernel while the other answers.
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
+    runtime.block_on(serve(options))
+}
+
+async fn serve(options: Options) -> Result<()> {
+    let config = config::load(options.config.as_deref()).await?;
+    let paths = bpf_paths(&options)?;
+    let _alone = only_agent(&options)?;
+    let (stop, tasks) = (CancellationToken::new(), TaskTracker::new());
+    let shared = Arc::new(shared::Shared::new(options.clone()));
+    serve_metrics(config.config.metrics, &shared, &stop, &tasks).await?;
+    let (triggers, inbox) = mpsc::channel(256);
+    let ours = Ours::default();
+    // Watched before the first look, so that no change falls between.
+    watch::spawn(&tasks, &stop, &triggers, &ours)?;
+    let mut reconciler = Reconciler::open(&options, paths.clone(), config, Arc::clone(&shared), ours)?;
+    reconciler.reconcile_first().await;
+
+    let gatherer = Arc::new(Gatherer::open(&paths)?);
+    connections::spawn(&tasks, &stop, &paths, Arc::clone(&shared), Arc::clone(&gatherer))?;
+    let control = Arc::new(control::Handle::new(triggers, shared, gatherer));
+    let (socket, ending) = (options.socket, stop.clone());
+    let server = tasks.spawn(async move { api::serve(&socket, control, ending).await });
+    let torn_down = reconciler.run(inbox, stop_signal()?, server).await?;
+    info!(
+        torn_down,
+        "stopping: {}",
+        if torn_down { "nothing of ours is left" } else { "table and guard stay" }
+    );
+    stop.cancel();
+    tasks.close();
+    tasks.wait().await;
+    Ok(())
+}
+
+/// Takes away what an agent left that does not run any more.
+///
+/// # Errors
+/// Where an agent runs after all, or privileges are missing.
+pub fn teardown(options: &Options) -> Result<TeardownReport> {
+    let _alone = only_agent(options)?;
+    let paths = bpf_paths(options)?;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let act::Teardown { removed, left } = runtime.block_on(act::teardown(&paths, &options.state))?;
+    Ok(TeardownReport { removed, left })
+}
+
+/// Two agents would undo each other's work: the second one does not start.
+fn only_agent(options: &Options) -> Result<std::fs::File> {
+    std::fs::create_dir_all(&options.state)
+        .with_context(|| format!("cannot make the state directory {}", options.state.display()))?;
+    let path = options.state.join("agent.lock");
+    let file = std::fs::File::create(&path).with_context(|| format!("cannot write {}", path.display()))?;
+    match file.try_lock() {
+        Ok(()) => Ok(file),
+        Err(std::fs::TryLockError::WouldBlock) => {
+            anyhow::bail!("another agent runs with --state {}: stop it first", options.state.display())
+        }
+        Err(std::fs::TryLockError::Error(error)) => {
+            Err(error).with_context(|| format!("cannot lock {}", path.display()))
+        }
+    }
+}
+
+async fn serve_metrics(
+    address: Option<SocketAddr>,
+    shared: &Arc<shared::Shared>,
+    stop: &CancellationToken,
+    tasks: &TaskTracker,
+) -> Result<()> {
+    let Some(address) = address else { return Ok(()) };
+    let listener = TcpListener::bind(address)
+        .await
+        .with_context(|| format!("cannot serve metrics at {address}: set `[metrics] listen`"))?;
+    let source = Arc::new(metrics::Source::new(Arc::clone(shared)));
+    tasks.spawn(telemetry::exporter::serve(listener, source, stop.clone()));
+    Ok(())
+}
+
+/// Resolves when the agent is asked to stop by SIGTERM or SIGINT.
+fn stop_signal() -> Result<impl Future<Output = ()>> {
+    let mut terminate = signal(SignalKind::terminate()).context("cannot watch for SIGTERM")?;
+    let mut interrupt = signal(SignalKind::interrupt()).context("cannot watch for SIGINT")?;
+    Ok(async move {
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+    })
+}
+
+/// Where the eBPF programs are pinned and attached.
+fn bpf_paths(options: &Options) -> Result<BpfPaths> {
+    let cgroup = options.cgroup.clone().map_or_else(cgroup_root, Ok)?;
+    Ok(BpfPaths { bpffs: options.bpffs.clone(), cgroup })
+}
+
+/// The root of the cgroup2 hierarchy: not always at /sys/fs/cgroup (hybrid hosts).
+fn cgroup_root() -> Result<PathBuf> {
+    let mounts = std::fs::read_to_string("/proc/mounts").context("cannot read /proc/mounts")?;
+    let fields = mounts.lines().map(|line| line.split(' ').collect::<Vec<_>>());
+    let mut cgroups = fields.filter(|fields| fields.get(2) == Some(&"cgroup2"));
+    let root = cgroups.find_map(|fields| fields.get(1).map(PathBuf::from));
+    root.context("no cgroup2 hierarchy is mounted: mount one, or name it with --cgroup")
+}

@@ -1,0 +1,224 @@
+//! From the kernel's records of connections to rows that name stream, source and process.
+//!
+//! Owns: naming. A record carries numbers (lane, source, cgroup id) and boot time; a row carries words and the time
+//! of day. A connection of which no SYN left bears no mark, so its stream is found as `explain` finds it. Must not:
+//! count; the kernel does.
+
+use std::collections::HashMap;
+use std::net::IpAddr;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Result;
+use jiff::{SignedDuration, Timestamp};
+use mailsteer_core::decide::{Explanation, Who, explain};
+use mailsteer_core::model::{LaneId, SourceId};
+use mailsteer_ebpf::{Event, Mark, Told};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use tracing::{error, warn};
+
+use super::control::unmapped;
+use super::counts::Gatherer;
+use super::shared::{Published, Shared};
+use crate::act::bpf::BpfPaths;
+use crate::api::view::{ConnectionRow, Outcome};
+use crate::observe::bpf::Events;
+
+/// How often the counters are read for metrics, and silent connections ended.
+const READING: Duration = Duration::from_secs(2);
+
+/// Follows the kernel's records until stopped.
+pub(super) fn spawn(
+    tasks: &TaskTracker,
+    stop: &CancellationToken,
+    paths: &BpfPaths,
+    shared: Arc<Shared>,
+    gatherer: Arc<Gatherer>,
+) -> Result<()> {
+    let mut events = Events::open(&paths.bpffs)?;
+    let (stop, mut cgroups) = (stop.clone(), Cgroups::new(paths.cgroup.clone()));
+    let mut reading = tokio::time::interval(READING);
+    tasks.spawn(async move {
+        loop {
+            let batch = tokio::select! {
+                batch = events.next() => batch,
+                _ = reading.tick() => {
+                    shared.set_counts(gatherer.gather().await);
+                    gatherer.sweep().map_err(std::io::Error::other)
+                }
+                () = stop.cancelled() => return,
+            };
+            match batch {
+                Ok(batch) => keep(&shared, &gatherer, &mut cgroups, &batch),
+                Err(error) => {
+                    error!("cannot read connection records; counters go on: {error}");
+                    return;
+                }
+            }
+        }
+    });
+    Ok(())
+}
+
+fn keep(shared: &Shared, gatherer: &Gatherer, cgroups: &mut Cgroups, batch: &[Event]) {
+    let Some(published) = shared.published() else {
+        warn!(records = batch.len(), "connection records came before the first pass and are left out");
+        return;
+    };
+    let clock = Clock::now();
+    for event in batch {
+        let row = row(&published, cgroups, clock, event);
+        let told = match row.outcome {
+            Outcome::Policy => Told { policy: 1, local: 0 },
+            Outcome::Local => Told { policy: 0, local: 1 },
+            _ => Told::default(),
+        };
+        if told != Told::default() {
+            gatherer.tell(lane_of(&published, row.stream.as_deref()), told);
+        }
+        shared.connections.add(row);
+    }
+}
+
+/// The lane of a stream; 0 where none matched.
+fn lane_of(published: &Published, stream: Option<&str>) -> LaneId {
+    let lanes = &published.decision.desired.lanes;
+    let lane = stream.and_then(|stream| lanes.iter().find(|lane| lane.stream == stream));
+    lane.map_or(LaneId(0), |lane| lane.id)
+}
+
+/// The time of day at boot, by which boot times become times of day.
+#[derive(Clone, Copy)]
+struct Clock {
+    boot: Timestamp,
+}
+
+impl Clock {
+    fn now() -> Self {
+        let since_boot = nix::time::clock_gettime(nix::time::ClockId::CLOCK_BOOTTIME);
+        let since_boot = since_boot.map_or(SignedDuration::ZERO, |time| {
+            SignedDuration::new(time.tv_sec(), i32::try_from(time.tv_nsec()).unwrap_or_default())
+        });
+        let now = Timestamp::now();
+        Self { boot: now.checked_sub(since_boot).unwrap_or(now) }
+    }
+
+    fn at(self, nanoseconds: u64) -> Timestamp {
+        let since_boot = SignedDuration::from_nanos(i64::try_from(nanoseconds).unwrap_or(i64::MAX));
+        self.boot.checked_add(since_boot).unwrap_or(self.boot)
+    }
+}
+
+fn row(published: &Published, cgroups: &mut Cgroups, clock: Clock, event: &Event) -> ConnectionRow {
+    let world = &published.world;
+    let mark = Mark::unpack(event.mark);
+    let destination = unmapped(event.daddr);
+    let outcome = outcome(event.outcome);
+    let cgroup = (event.cgroup != 0).then(|| cgroups.path(event.cgroup));
+    let wanted =
+        mark.filter(|mark| mark.source != 0).and_then(|mark| source(published, SourceId(mark.source)));
+    let lane = mark.map(|mark| LaneId(mark.lane));
+    let named = lane.and_then(|lane| world.ids().lanes().find(|(id, _)| *id == lane));
+    let (mut stream, provider) = match named {
+        Some((_, (stream, provider))) => (Some(stream.clone()), provider.clone()),
+        None => (None, "other".to_owned()),
+    };
+    let mut told = outcome;
+    if outcome == Outcome::Local {
+        let explanation = meant(published, event, cgroup.as_deref(), destination);
+        // Also where its program learned of it only when the SYN was sent again: a blocking connect() does, on IPv4.
+        told = if explanation.refused.is_some() { Outcome::Policy } else { outcome };
+        stream = explanation.stream;
+    }
+    let sent = told != Outcome::Local && told != Outcome::Policy;
+    ConnectionRow {
+        time: clock.at(event.started),
+        pid: (event.pid != 0).then_some(event.pid),
+        uid: (event.uid != u32::MAX).then_some(event.uid),
+        cgroup,
+        stream,
+        provider,
+        wanted_source: wanted.as_ref().map(|(name, _)| name.clone()),
+        wanted_address: wanted.map(|(_, address)| address),
+        real_address: sent.then(|| unmapped(event.saddr)),
+        destination,
+        destination_port: event.dport,
+        local_port: (event.local_port != 0).then_some(event.local_port),
+        cookie: (event.cookie != 0).then_some(event.cookie),
+        outcome: told,
+        #[expect(clippy::cast_precision_loss, reason = "milliseconds for people to read")]
+        handshake_ms: event.decided.saturating_sub(event.started) as f64 / 1e6,
+        retransmits: event.retransmits.into(),
+    }
+}
+
+const fn outcome(number: u8) -> Outcome {
+    match number {
+        1 => Outcome::Established,
+        2 => Outcome::Refused,
+        3 => Outcome::Unreachable,
+        4 => Outcome::Unanswered,
+        _ => Outcome::Local,
+    }
+}
+
+fn source(published: &Published, id: SourceId) -> Option<(String, IpAddr)> {
+    let world = &published.world;
+    let (_, address, _) = world.ids().sources().find(|(known, ..)| *known == id)?;
+    let named = world.pool_sources().find(|source| source.local == address);
+    Some((named.map_or_else(|| address.to_string(), |source| source.name.clone()), address))
+}
+
+/// What should have become of a connection of which nothing left.
+fn meant(published: &Published, event: &Event, cgroup: Option<&str>, destination: IpAddr) -> Explanation {
+    let bound = unmapped(event.saddr);
+    let who = Who {
+        uid: (event.uid != u32::MAX).then_some(event.uid),
+        gid: (event.gid != u32::MAX).then_some(event.gid),
+        cgroup: cgroup.map(str::to_owned),
+        tag: Some(bound),
+        ..Who::default()
+    };
+    explain(&published.world, &published.decision.desired, &who, destination)
+}
+
+/// Paths of cgroups by their ids, which are their directories' inodes.
+struct Cgroups {
+    mount: PathBuf,
+    known: HashMap<u64, String>,
+}
+
+/// More cgroups than this at a time are forgotten and looked up again.
+const CGROUPS_KNOWN: usize = 4096;
+
+impl Cgroups {
+    fn new(mount: PathBuf) -> Self {
+        Self { mount, known: HashMap::new() }
+    }
+
+    /// The path; the number where the cgroup is gone.
+    fn path(&mut self, id: u64) -> String {
+        if let Some(path) = self.known.get(&id) {
+            return path.clone();
+        }
+        if self.known.len() >= CGROUPS_KNOWN {
+            self.known.clear();
+        }
+        let path = find(&self.mount, &self.mount, id).unwrap_or_else(|| format!("id:{id}"));
+        self.known.insert(id, path.clone());
+        path
+    }
+}
+
+fn find(mount: &Path, folder: &Path, id: u64) -> Option<String> {
+    use std::os::unix::fs::MetadataExt as _;
+    if std::fs::metadata(folder).ok()?.ino() == id {
+        let inside = folder.strip_prefix(mount).ok()?;
+        return Some(inside.display().to_string());
+    }
+    let entries = std::fs::read_dir(folder).ok()?;
+    let folders = entries.flatten().filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir()));
+    folders.map(|entry| entry.path()).find_map(|inner| find(mount, &inner, id))
+}

@@ -1,0 +1,168 @@
+//! What the agent answers: reads go to what was published, commands to the reconciler.
+//!
+//! Owns: answers in the words of the view. Must not: know the wire, or change anything itself.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::StreamExt as _;
+use jiff::{SignedDuration, Timestamp};
+use mailsteer_core::decide::{Command, OperatorError};
+use tokio::sync::{broadcast, mpsc, oneshot};
+
+use super::config::LoadError;
+use super::counts::Gatherer;
+use super::journal::Journal;
+use super::reconcile::Trigger;
+use super::shared::{Published, Shared};
+use super::status;
+use crate::api::explained;
+use crate::api::view::{
+    ConnectionRow, Destination, Done, EventRow, Explanation, PlanRow, ReloadReport, SourceRow, Status,
+    TeardownReport, Who,
+};
+use crate::api::{Control, ControlError, Tail, ViewStream};
+
+/// What the API server calls.
+pub(super) struct Handle {
+    triggers: mpsc::Sender<Trigger>,
+    shared: Arc<Shared>,
+    gatherer: Arc<Gatherer>,
+}
+
+impl Handle {
+    pub(super) const fn new(
+        triggers: mpsc::Sender<Trigger>,
+        shared: Arc<Shared>,
+        gatherer: Arc<Gatherer>,
+    ) -> Self {
+        Self { triggers, shared, gatherer }
+    }
+
+    /// Counters as they stand now, not as they stood at the last reading.
+    async fn count(&self) {
+        self.shared.set_counts(self.gatherer.gather().await);
+    }
+
+    fn published(&self) -> Result<Arc<Published>, ControlError> {
+        self.shared.published().ok_or_else(|| ControlError::Unavailable("the agent is still starting".into()))
+    }
+
+    async fn ask<T>(&self, trigger: impl FnOnce(oneshot::Sender<T>) -> Trigger) -> Result<T, ControlError> {
+        let ending = || ControlError::Unavailable("the agent is ending".into());
+        let (sender, receiver) = oneshot::channel();
+        self.triggers.send(trigger(sender)).await.map_err(|_closed| ending())?;
+        receiver.await.map_err(|_closed| ending())
+    }
+
+    async fn command(&self, command: Command) -> Result<Done, ControlError> {
+        let text =
+            self.ask(|answer| Trigger::Command(command, answer)).await?.map_err(|error| refused(&error))?;
+        Ok(Done { text, changed: true })
+    }
+}
+
+fn refused(error: &OperatorError) -> ControlError {
+    match error {
+        OperatorError::UnknownSource { .. } | OperatorError::UnknownStream { .. } => {
+            ControlError::NotFound(error.to_string())
+        }
+        OperatorError::NotSuspended { .. } | OperatorError::NotBypassed { .. } | OperatorError::Past => {
+            ControlError::Invalid(error.to_string())
+        }
+    }
+}
+
+fn until(span: Duration) -> Result<Timestamp, ControlError> {
+    let too_long = || ControlError::Invalid("that is longer than a clock can count".into());
+    let span = SignedDuration::try_from(span).map_err(|_overflow| too_long())?;
+    Timestamp::now().checked_add(span).map_err(|_overflow| too_long())
+}
+
+fn history<T: Clone + Send + 'static>(journal: &Journal<T>, tail: Tail) -> ViewStream<T> {
+    if !tail.follow {
+        return Box::pin(futures_util::stream::iter(journal.last(tail.last).into_iter().map(Ok)));
+    }
+    let (seen, receiver) = journal.follow(tail.last);
+    let coming = futures_util::stream::unfold(receiver, |mut receiver| async move {
+        match receiver.recv().await {
+            Ok(entry) => Some((Ok(entry), receiver)),
+            Err(broadcast::error::RecvError::Closed) => None,
+            Err(broadcast::error::RecvError::Lagged(missed)) => {
+                let text = format!("{missed} entries came faster than they were read and are left out here");
+                Some((Err(ControlError::Unavailable(text)), receiver))
+            }
+        }
+    });
+    Box::pin(futures_util::stream::iter(seen.into_iter().map(Ok)).chain(coming))
+}
+
+#[tonic::async_trait]
+impl Control for Handle {
+    async fn status(&self) -> Result<Status, ControlError> {
+        self.count().await;
+        Ok(status::status(&self.shared, &*self.published()?))
+    }
+
+    async fn sources(&self) -> Result<Vec<SourceRow>, ControlError> {
+        self.count().await;
+        Ok(status::sources(&self.shared, &*self.published()?))
+    }
+
+    async fn connections(&self, tail: Tail) -> Result<ViewStream<ConnectionRow>, ControlError> {
+        Ok(history(&self.shared.connections, tail))
+    }
+
+    async fn events(&self, tail: Tail) -> Result<ViewStream<EventRow>, ControlError> {
+        Ok(history(&self.shared.events, tail))
+    }
+
+    async fn explain(&self, who: Who, destination: Destination) -> Result<Explanation, ControlError> {
+        let published = self.published()?;
+        Ok(explained(&published.world, &published.decision.desired, who, destination))
+    }
+
+    async fn plan(&self) -> Result<Vec<PlanRow>, ControlError> {
+        let published = self.published()?;
+        super::file::rows(&published.pending).map_err(|error| ControlError::Failed(error.to_string()))
+    }
+
+    async fn suspend(
+        &self,
+        source: &str,
+        span: Option<Duration>,
+        reason: &str,
+    ) -> Result<Done, ControlError> {
+        let until = span.map(until).transpose()?;
+        self.command(Command::Suspend { source: source.into(), until, reason: reason.into() }).await
+    }
+
+    async fn resume(&self, source: &str, reason: &str) -> Result<Done, ControlError> {
+        self.command(Command::Resume { source: source.into(), reason: reason.into() }).await
+    }
+
+    async fn bypass(&self, stream: &str, span: Option<Duration>, reason: &str) -> Result<Done, ControlError> {
+        let (stream, reason) = (stream.to_owned(), reason.to_owned());
+        let command = match span {
+            Some(span) => Command::Bypass { stream, until: until(span)?, reason },
+            None => Command::EndBypass { stream, reason },
+        };
+        self.command(command).await
+    }
+
+    async fn reload(&self) -> Result<ReloadReport, ControlError> {
+        self.ask(Trigger::Reload)
+            .await?
+            .map_err(|error: LoadError| ControlError::BadConfig(error.to_string()))
+    }
+
+    async fn teardown(&self) -> Result<TeardownReport, ControlError> {
+        self.ask(Trigger::Teardown).await
+    }
+}
+
+/// An address as the maps hold it: IPv4 mapped into IPv6.
+pub(super) fn unmapped(bytes: [u8; 16]) -> IpAddr {
+    std::net::Ipv6Addr::from(bytes).to_canonical()
+}

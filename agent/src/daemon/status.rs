@@ -1,0 +1,210 @@
+//! The published state in the words of the view.
+//!
+//! Owns: how world, decision and counters become a status and its tables. Must not: read the kernel itself; counts
+//! come from [`counts`](super::counts).
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+
+use mailsteer_core::config::{Pool, PoolSource, Tier};
+use mailsteer_core::decide::{Reason, World};
+use mailsteer_core::model::{Family, Lane, SlotTarget, Steering};
+
+use super::counts::Counts;
+use super::shared::{Published, Shared};
+use crate::api::headline;
+use crate::api::view::{
+    BypassState, ConfigState, PoolState, SourceRow, SourceState, Status, StreamMode, StreamState, Suspension,
+    Totals,
+};
+
+/// The agent as a whole.
+pub(super) fn status(shared: &Shared, published: &Published) -> Status {
+    let counts = shared.counts();
+    let tallies = shared.tallies();
+    let cgroup = crate::daemon::bpf_paths(&shared.options).map(|paths| paths.cgroup);
+    let world = &published.world;
+    let mut status = Status {
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        uptime_seconds: shared.started.elapsed().as_secs(),
+        reconcile_age_seconds: published.settled.map(|at| at.elapsed().as_secs_f64()),
+        config: ConfigState {
+            file: shared.options.config.as_ref().map(|path| path.display().to_string()),
+            loaded: Some(published.config_loaded),
+            error: published.config_error.clone(),
+        },
+        locks: published.locks.clone(),
+        streams: published.decision.desired.lanes.iter().map(|lane| stream(world, lane)).collect(),
+        pools: pools(world),
+        totals: totals(&counts),
+        conntrack_used_ratio: counts.conntrack_used,
+        table_repairs: tallies.repairs,
+        suspended: suspended(world),
+        bypasses: bypasses(world),
+        time: jiff::Timestamp::now(),
+        cgroup_root: cgroup.map(|path| path.display().to_string()).unwrap_or_default(),
+        faults: published.faults.iter().chain(&counts.faults).cloned().chain(shared.disturbed()).collect(),
+        ..Status::default()
+    };
+    status.headline = headline(&status);
+    status
+}
+
+fn stream(world: &World, lane: &Lane) -> StreamState {
+    let pool = world.config().streams.iter().find(|stream| stream.name == lane.stream);
+    let (mode, share) = mode(lane.steering);
+    let dry = |family: &Family| {
+        let first = lane.slots.get(family).and_then(|slots| slots.0.first());
+        let exhausted = SlotTarget::Refuse(mailsteer_core::model::RefuseReason::Exhausted);
+        first.is_some_and(|target| *target == exhausted || *target == SlotTarget::Hold)
+    };
+    StreamState {
+        name: lane.stream.clone(),
+        pool: pool.map(|stream| stream.pool.clone()).unwrap_or_default(),
+        mode,
+        share,
+        matches: lane.matches.to_string(),
+        exhausted: Family::BOTH.into_iter().filter(dry).collect(),
+        tags: lane.matches.tags.clone(),
+        uids: lane.matches.uids.clone(),
+        gids: lane.matches.gids.clone(),
+        cgroups: lane.matches.cgroups.clone(),
+        marks: lane.matches.marks.clone(),
+        forwarded: !lane.matches.subnets.is_empty() || !lane.matches.via.is_empty(),
+    }
+}
+
+/// A steering as the view has it, with the share in thousandths.
+pub(super) const fn mode(steering: Steering) -> (StreamMode, u32) {
+    match steering {
+        Steering::Observe => (StreamMode::Observe, 0),
+        Steering::Canary(share) => (StreamMode::Canary, share as u32),
+        Steering::Enforce => (StreamMode::Enforce, 1000),
+        Steering::Bypass => (StreamMode::Bypass, 0),
+    }
+}
+
+/// Eligible and all sources of each pool, tier and family that has any.
+pub(super) fn pools(world: &World) -> Vec<PoolState> {
+    let mut rows: BTreeMap<(String, Tier, Family), (u32, u32, u32)> = BTreeMap::new();
+    for pool in world.config().pools.values() {
+        for source in &pool.sources {
+            let key = (pool.name.clone(), source.tier, Family::of(source.local));
+            let (eligible, total, suspended) = rows.entry(key).or_default();
+            *total += 1;
+            match state(world, source) {
+                SourceState::Healthy => *eligible += 1,
+                SourceState::Suspended => *suspended += 1,
+                SourceState::Ineligible => {}
+            }
+        }
+    }
+    let row = |((pool, tier, family), (eligible, total, suspended))| PoolState {
+        pool,
+        tier,
+        family,
+        eligible,
+        total,
+        suspended,
+    };
+    rows.into_iter().map(row).collect()
+}
+
+fn totals(counts: &Counts) -> Totals {
+    let mut totals = Totals {
+        held: counts.held.values().sum(),
+        refused: counts.refused.values().sum(),
+        wrong: counts.wrong.count,
+        wrong_last: counts.wrong.last,
+        stopped: counts.stopped.count,
+        stopped_last: counts.stopped.last,
+        ..Totals::default()
+    };
+    for counters in counts.connections.values() {
+        totals.attempts += counters.attempts;
+        totals.established += counters.established;
+    }
+    totals
+}
+
+fn source_name(world: &World, public: IpAddr) -> String {
+    let source = world.pool_sources().find(|source| source.public == public);
+    source.map_or_else(|| public.to_string(), |source| source.name.clone())
+}
+
+fn suspended(world: &World) -> Vec<Suspension> {
+    let row = |(address, suspension): (&IpAddr, &mailsteer_core::decide::Suspension)| Suspension {
+        source: source_name(world, *address),
+        reason: suspension.reason.clone(),
+        since: suspension.since,
+        until: suspension.until,
+    };
+    world.suspensions().iter().map(row).collect()
+}
+
+fn bypasses(world: &World) -> Vec<BypassState> {
+    let row = |(stream, bypass): (&String, &mailsteer_core::decide::Bypass)| BypassState {
+        stream: stream.clone(),
+        reason: bypass.reason.clone(),
+        until: bypass.until,
+    };
+    world.bypasses().iter().map(row).collect()
+}
+
+/// Every source, in the order of the pools.
+pub(super) fn sources(shared: &Shared, published: &Published) -> Vec<SourceRow> {
+    let counts = shared.counts();
+    let world = &published.world;
+    let mut rows: Vec<SourceRow> = Vec::new();
+    for pool in world.config().pools.values() {
+        for source in &pool.sources {
+            match rows.iter_mut().find(|row| row.public == source.public) {
+                Some(row) => row.pools.push(pool.name.clone()),
+                None => rows.push(source_row(published, &counts, pool, source)),
+            }
+        }
+    }
+    rows
+}
+
+fn source_row(published: &Published, counts: &Counts, pool: &Pool, source: &PoolSource) -> SourceRow {
+    let world = &published.world;
+    let id = world.ids().source(source.local);
+    SourceRow {
+        name: source.name.clone(),
+        public: source.public,
+        local: source.local,
+        pools: vec![pool.name.clone()],
+        tier: source.tier,
+        weight: source.weight,
+        uplink: uplink(published, source),
+        state: state(world, source),
+        reason: world.ineligible(source.local).map(ToString::to_string).unwrap_or_default(),
+        counters: id.map(|id| counts.of_source(id)).unwrap_or_default(),
+    }
+}
+
+/// Whether a source may serve.
+pub(super) fn state(world: &World, source: &PoolSource) -> SourceState {
+    match world.ineligible(source.local) {
+        None => SourceState::Healthy,
+        Some(Reason::Suspended { .. }) => SourceState::Suspended,
+        Some(_) => SourceState::Ineligible,
+    }
+}
+
+fn uplink(published: &Published, source: &PoolSource) -> Option<String> {
+    let uplinks = &published.world.config().uplinks;
+    if let Some(index) = source.uplink {
+        return uplinks.get(index).map(|uplink| uplink.name.clone());
+    }
+    let desired = &published.decision.desired;
+    let id = published.world.ids().source(source.local)?;
+    let targets = desired.lanes.iter().flat_map(|lane| lane.slots.values()).flat_map(|slots| &slots.0);
+    let by = targets.filter_map(|target| match target {
+        SlotTarget::Source(source, uplink) if *source == id => Some(*uplink),
+        _ => None,
+    });
+    let by = by.take(1).next()?;
+    desired.uplinks.iter().find(|uplink| uplink.id == by).map(|uplink| uplink.name.clone())
+}

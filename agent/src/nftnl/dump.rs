@@ -1,0 +1,350 @@
+//! Dumps of what stands in our table.
+//!
+//! Owns: reading it by netlink, and the fingerprint by which an edit is seen. Must not: parse rules: they are
+//! constant, so equal bytes say all there is to know.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+
+use mailsteer_core::model::{Family, LaneId, SlotTarget, Slots, SourceId};
+use netlink_packet_core::{DefaultNla, NlasIterator};
+use netlink_packet_netfilter::nftables::{
+    ChainMessage, DataAttribute, ListAttribute, NfTablesMessage, RuleAttribute, RuleMessage,
+    SetElementAttribute, SetElementList, SetElementMessage, TableAttribute, TableMessage,
+};
+
+use super::connection::{attributes, string, u32_be};
+use super::{Connection, Element, FLAG_DORMANT, NetlinkError, TABLE, map, slot_of, source_address};
+
+const FAMILY_INET: u8 = 1;
+const TABLE_FLAGS: u16 = 2;
+const TABLE_OWNER: u16 = 7;
+const CHAIN_TABLE: u16 = 1;
+const CHAIN_NAME: u16 = 3;
+const CHAIN_HOOK: u16 = 4;
+const CHAIN_POLICY: u16 = 5;
+const CHAIN_TYPE: u16 = 7;
+const HOOK_NUMBER: u16 = 1;
+const HOOK_PRIORITY: u16 = 2;
+const RULE_CHAIN: u16 = 2;
+const RULE_EXPRESSIONS: u16 = 4;
+const OBJECT_TABLE: u16 = 1;
+const OBJECT_NAME: u16 = 2;
+const OBJECT_TYPE: u16 = 3;
+const OBJECT_DATA: u16 = 4;
+const OBJECT_COUNTER: u32 = 1;
+const COUNTER_PACKETS: u16 = 2;
+const ELEMENTS: u16 = 3;
+const ELEMENT_KEY: u16 = 1;
+const ELEMENT_DATA: u16 = 2;
+const ELEMENT_FLAGS: u16 = 3;
+const ELEMENT_INTERVAL_END: u32 = 1;
+const DATA_VALUE: u16 = 1;
+/// Asking one by one beats a dump up to here.
+const LOOKUP_LIMIT: usize = 256;
+
+/// What the kernel says of the table itself.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct TableInfo {
+    /// `NFT_TABLE_F_*`.
+    pub flags: u32,
+    /// Netlink port of its owner.
+    pub owner: Option<u32>,
+}
+
+/// A chain of the table.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub struct ChainInfo {
+    /// Its name.
+    pub name: String,
+    /// Hook number, priority and type of a base chain.
+    pub hook: Option<(u32, i32, String)>,
+    /// Its policy, where it is a base chain.
+    pub policy: Option<u32>,
+}
+
+/// A hash over all rules, chains and excluded destinations: constant while only elements and counters move.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, serde::Serialize, serde::Deserialize)]
+#[serde(transparent)]
+pub struct Fingerprint(pub u64);
+
+/// What the maps hold.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Contents {
+    /// Slots of every lane and family, up to the first hole.
+    pub slots: BTreeMap<(LaneId, Family), Slots>,
+    /// Addresses of source ids.
+    pub translations: BTreeMap<SourceId, IpAddr>,
+    /// Pairs that may leave.
+    pub eligible: BTreeMap<SourceId, IpAddr>,
+    /// Elements that we would not have written.
+    pub foreign: usize,
+}
+
+impl Contents {
+    /// Whether the maps hold just this and nothing else.
+    #[must_use]
+    pub fn are(
+        &self,
+        slots: &BTreeMap<(LaneId, Family), Slots>,
+        translations: &BTreeMap<SourceId, IpAddr>,
+    ) -> bool {
+        let some = slots.iter().filter(|(_, slots)| !slots.0.is_empty());
+        some.eq(self.slots.iter())
+            && self.translations == *translations
+            && self.eligible == *translations
+            && self.foreign == 0
+    }
+}
+
+/// The table, if it stands.
+///
+/// # Errors
+/// When the kernel cannot be asked.
+pub fn table(connection: &mut Connection) -> Result<Option<TableInfo>, NetlinkError> {
+    let ask =
+        NfTablesMessage::GetTable(TableMessage { attributes: vec![TableAttribute::Name(TABLE.into())] });
+    match connection.get(ask) {
+        Ok(replies) => Ok(replies.first().map(|reply| {
+            let found = attributes(&reply.attributes);
+            let number = |kind| found.get(&kind).and_then(|bytes| u32_be(bytes));
+            TableInfo { flags: number(TABLE_FLAGS).unwrap_or(0), owner: number(TABLE_OWNER) }
+        })),
+        Err(error) if error.errno() == Some(libc::ENOENT) => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+/// Every chain of the table.
+///
+/// # Errors
+/// When the kernel cannot be asked.
+pub fn chains(connection: &mut Connection) -> Result<Vec<ChainInfo>, NetlinkError> {
+    let replies = connection.dump(&NfTablesMessage::GetChain(ChainMessage { attributes: Vec::new() }))?;
+    let mut found = Vec::new();
+    for reply in replies.iter().filter(|reply| reply.family == FAMILY_INET) {
+        let chain = attributes(&reply.attributes);
+        if chain.get(&CHAIN_TABLE).map(|name| string(name)).as_deref() != Some(TABLE) {
+            continue;
+        }
+        let hook = chain.get(&CHAIN_HOOK).and_then(|bytes| {
+            let hook = attributes(bytes);
+            let kind = string(chain.get(&CHAIN_TYPE)?);
+            Some((u32_be(hook.get(&HOOK_NUMBER)?)?, u32_be(hook.get(&HOOK_PRIORITY)?)?.cast_signed(), kind))
+        });
+        found.push(ChainInfo {
+            name: chain.get(&CHAIN_NAME).map(|name| string(name)).unwrap_or_default(),
+            hook,
+            policy: chain.get(&CHAIN_POLICY).and_then(|policy| u32_be(policy)),
+        });
+    }
+    Ok(found)
+}
+
+fn rules(connection: &mut Connection) -> Result<Vec<(String, Vec<u8>)>, NetlinkError> {
+    let ask = NfTablesMessage::GetRule(RuleMessage { attributes: vec![RuleAttribute::Table(TABLE.into())] });
+    let replies = match connection.dump(&ask) {
+        Err(error) if error.errno() == Some(libc::ENOENT) => return Ok(Vec::new()),
+        other => other?,
+    };
+    Ok(replies
+        .iter()
+        .map(|reply| {
+            let rule = attributes(&reply.attributes);
+            (
+                rule.get(&RULE_CHAIN).map(|name| string(name)).unwrap_or_default(),
+                rule.get(&RULE_EXPRESSIONS).map(|bytes| bytes.to_vec()).unwrap_or_default(),
+            )
+        })
+        .collect())
+}
+
+/// How many rules stand in the table.
+///
+/// # Errors
+/// When the kernel cannot be asked.
+pub fn rule_count(connection: &mut Connection) -> Result<usize, NetlinkError> {
+    rules(connection).map(|rules| rules.len())
+}
+
+/// The fingerprint of the table as it stands; `None`: there is no table.
+///
+/// # Errors
+/// When the kernel cannot be asked.
+pub fn fingerprint(connection: &mut Connection) -> Result<Option<Fingerprint>, NetlinkError> {
+    let Some(info) = table(connection)? else { return Ok(None) };
+    let mut hash = Fnv::default();
+    hash.add(&(info.flags & FLAG_DORMANT).to_be_bytes());
+    let mut chains = chains(connection)?;
+    chains.sort();
+    for chain in chains {
+        hash.add(format!("{chain:?}").as_bytes());
+    }
+    // The kernel lists rules chain by chain; the chains' own order is not ours to rely on.
+    let mut rules = rules(connection)?;
+    rules.sort_by(|(left, _), (right, _)| left.cmp(right));
+    for (chain, expressions) in rules {
+        hash.add(chain.as_bytes());
+        hash.add(&expressions);
+    }
+    for family in Family::BOTH {
+        let mut excluded = elements(connection, map::exclude(family))?;
+        excluded.sort();
+        for element in excluded {
+            hash.add(&element.key);
+            hash.add(&[u8::from(element.end)]);
+        }
+    }
+    Ok(Some(Fingerprint(hash.0)))
+}
+
+/// FNV-1a: the same on every host and version, so that a fingerprint outlives a restart. It guards against
+/// strangers' edits, not against forgers.
+struct Fnv(u64);
+
+impl Default for Fnv {
+    fn default() -> Self {
+        Self(0xcbf2_9ce4_8422_2325)
+    }
+}
+
+impl Fnv {
+    fn add(&mut self, bytes: &[u8]) {
+        for byte in (bytes.len() as u64).to_be_bytes().iter().chain(bytes) {
+            self.0 = (self.0 ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3);
+        }
+    }
+}
+
+/// Packets counted by every named counter of the table.
+///
+/// # Errors
+/// When the kernel cannot be asked.
+pub fn counters(connection: &mut Connection) -> Result<BTreeMap<String, u64>, NetlinkError> {
+    let table = DefaultNla::new(OBJECT_TABLE, [TABLE.as_bytes(), &[0]].concat());
+    let kind = DefaultNla::new(OBJECT_TYPE, OBJECT_COUNTER.to_be_bytes().to_vec());
+    let replies = match connection.dump(&NfTablesMessage::GetObject(vec![table, kind])) {
+        Err(error) if error.errno() == Some(libc::ENOENT) => return Ok(BTreeMap::new()),
+        other => other?,
+    };
+    let mut counts = BTreeMap::new();
+    for reply in replies.iter().filter(|reply| reply.family == FAMILY_INET) {
+        let object = attributes(&reply.attributes);
+        let is = |kind, name: &[u8]| object.get(&kind).is_some_and(|bytes| *bytes == name);
+        if !is(OBJECT_TYPE, &OBJECT_COUNTER.to_be_bytes())
+            || object.get(&OBJECT_TABLE).map(|name| string(name)).as_deref() != Some(TABLE)
+        {
+            continue;
+        }
+        let packets = object
+            .get(&OBJECT_DATA)
+            .and_then(|data| {
+                attributes(data).get(&COUNTER_PACKETS).and_then(|bytes| bytes.first_chunk::<8>()).copied()
+            })
+            .ok_or(NetlinkError::Unreadable("a counter without packets"))?;
+        counts.insert(
+            object.get(&OBJECT_NAME).map(|name| string(name)).unwrap_or_default(),
+            u64::from_be_bytes(packets),
+        );
+    }
+    Ok(counts)
+}
+
+/// What the maps hold.
+///
+/// # Errors
+/// When the kernel cannot be asked.
+pub fn contents(connection: &mut Connection) -> Result<Contents, NetlinkError> {
+    let mut found = Contents::default();
+    let mut slots: BTreeMap<(LaneId, Family), BTreeMap<u16, SlotTarget>> = BTreeMap::new();
+    for element in elements(connection, map::SLOTS)? {
+        match slot_of(&element) {
+            Some(((lane, family, slot), target)) => {
+                slots.entry((lane, family)).or_default().insert(slot, target);
+            }
+            None => found.foreign += 1,
+        }
+    }
+    for (lane, targets) in slots {
+        let total = targets.len();
+        let whole: Vec<_> = (0..=u16::MAX).map_while(|slot| targets.get(&slot).copied()).collect();
+        found.foreign += total - whole.len();
+        found.slots.insert(lane, Slots(whole));
+    }
+    for family in Family::BOTH {
+        for (name, into) in
+            [(map::addresses(family), &mut found.translations), (map::eligible(family), &mut found.eligible)]
+        {
+            for element in elements(connection, name)? {
+                match source_address(&element) {
+                    Some((id, address)) if into.insert(id, address).is_none() => {}
+                    _ => found.foreign += 1,
+                }
+            }
+        }
+    }
+    Ok(found)
+}
+
+/// The elements that stand under these keys of a map; missing ones are left out.
+///
+/// # Errors
+/// When the kernel cannot be asked.
+pub fn lookup(
+    connection: &mut Connection,
+    name: &'static str,
+    keys: &[Vec<u8>],
+) -> Result<BTreeMap<Vec<u8>, Element>, NetlinkError> {
+    let mut found = BTreeMap::new();
+    if keys.len() > LOOKUP_LIMIT {
+        found.extend(elements(connection, name)?.into_iter().map(|element| (element.key.clone(), element)));
+        return Ok(found);
+    }
+    for key in keys {
+        let wanted =
+            ListAttribute::Element(vec![SetElementAttribute::Key(DataAttribute::Value(key.clone()))]);
+        let mut ask = names(name);
+        ask.push(SetElementList::Elements(vec![wanted]));
+        match connection.get(NfTablesMessage::GetSetElement(SetElementMessage { attributes: ask })) {
+            Ok(replies) => found.extend(
+                replies.iter().flat_map(|reply| parse(&reply.attributes)).map(|e| (e.key.clone(), e)),
+            ),
+            Err(error) if error.errno() == Some(libc::ENOENT) => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(found)
+}
+
+fn names(name: &str) -> Vec<SetElementList> {
+    vec![SetElementList::Table(TABLE.into()), SetElementList::Set(name.into())]
+}
+
+fn elements(connection: &mut Connection, name: &str) -> Result<Vec<Element>, NetlinkError> {
+    let ask = NfTablesMessage::GetSetElement(SetElementMessage { attributes: names(name) });
+    match connection.dump(&ask) {
+        Ok(replies) => Ok(replies.iter().flat_map(|reply| parse(&reply.attributes)).collect()),
+        Err(error) if error.errno() == Some(libc::ENOENT) => Ok(Vec::new()),
+        Err(error) => Err(error),
+    }
+}
+
+fn parse(message: &[u8]) -> Vec<Element> {
+    let list = attributes(message);
+    let Some(list) = list.get(&ELEMENTS) else { return Vec::new() };
+    NlasIterator::new(*list)
+        .flatten()
+        .map(|nla| {
+            let parts = attributes(nla.value());
+            let value = |kind| {
+                parts.get(&kind).and_then(|data| attributes(data).get(&DATA_VALUE).map(|v| v.to_vec()))
+            };
+            let flags = parts.get(&ELEMENT_FLAGS).and_then(|flags| u32_be(flags)).unwrap_or(0);
+            Element {
+                key: value(ELEMENT_KEY).unwrap_or_default(),
+                data: value(ELEMENT_DATA),
+                end: flags & ELEMENT_INTERVAL_END != 0,
+            }
+        })
+        .collect()
+}

@@ -1,0 +1,176 @@
+//! Names of everything in the table, and what a counter's name tells.
+//!
+//! Owns: the names, which are an interface between the rules that count and the reader that reports. Must not:
+//! change a name lightly: counters outlive an agent.
+
+use std::fmt;
+
+use mailsteer_core::model::{LaneId, RefuseReason};
+
+/// Names of chains.
+pub mod chain {
+    use mailsteer_core::model::LaneId;
+
+    /// Local connections.
+    pub const OUTPUT: &str = "output";
+    /// Forwarded connections.
+    pub const PREROUTING: &str = "prerouting";
+    /// Connections that no stream matches.
+    pub const UNMATCHED: &str = "unmatched";
+    /// Source translation.
+    pub const TRANSLATE: &str = "translate";
+    /// The last look in nftables.
+    pub const VERIFY: &str = "verify";
+    /// What `verify` does with packets that bear a mark of ours.
+    pub const CHECK: &str = "check";
+
+    /// A lane's chain.
+    #[must_use]
+    pub fn lane(id: LaneId) -> String {
+        format!("lane_{id}")
+    }
+}
+
+/// Names of maps and sets.
+pub mod map {
+    use mailsteer_core::model::Family;
+
+    /// Slot key to mark.
+    pub const SLOTS: &str = "slots";
+
+    /// Source id to address.
+    #[must_use]
+    pub const fn addresses(family: Family) -> &'static str {
+        match family {
+            Family::V4 => "addr4",
+            Family::V6 => "addr6",
+        }
+    }
+
+    /// Pairs of source id and address that may leave.
+    #[must_use]
+    pub const fn eligible(family: Family) -> &'static str {
+        match family {
+            Family::V4 => "ok4",
+            Family::V6 => "ok6",
+        }
+    }
+
+    /// Destinations that are never steered.
+    #[must_use]
+    pub const fn exclude(family: Family) -> &'static str {
+        match family {
+            Family::V4 => "exclude4",
+            Family::V6 => "exclude6",
+        }
+    }
+}
+
+/// Name of the conntrack timeouts that steered connections get.
+#[must_use]
+pub const fn timeout(family: mailsteer_core::model::Family) -> &'static str {
+    match family {
+        mailsteer_core::model::Family::V4 => "steered4",
+        mailsteer_core::model::Family::V6 => "steered6",
+    }
+}
+
+/// Why a packet was rejected that is no new connection we could place.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, PartialOrd, Ord)]
+pub enum RejectCause {
+    /// conntrack does not follow it: a stranger's notrack rule, or an invalid packet.
+    Untracked,
+    /// It belongs to a connection whose conntrack entry was lost.
+    Midstream,
+}
+
+/// What a named counter of ours counts.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, PartialOrd, Ord)]
+pub enum Counter {
+    /// Connections of a lane that were refused by decision.
+    Refused(LaneId, RefuseReason),
+    /// Packets of a lane that were rejected since they could not be placed.
+    Rejected(LaneId, RejectCause),
+    /// SYNs held because no slot stood where one should.
+    HeldGap,
+    /// SYNs held because the addresses of their pool are being put on the host.
+    HeldPending,
+    /// Packets of this host that no process owns and no connection of ours: resets and last words of closed sockets,
+    /// of which nobody can tell any more whose they were.
+    HeldUnowned,
+    /// Packets dropped at the last look because their address is not their mark's.
+    DroppedWrong,
+}
+
+impl RejectCause {
+    /// Both.
+    pub const ALL: [Self; 2] = [Self::Untracked, Self::Midstream];
+
+    /// The word for it.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Untracked => "untracked",
+            Self::Midstream => "midstream",
+        }
+    }
+}
+
+impl fmt::Display for Counter {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Refused(lane, reason) => write!(f, "refused_{lane}_{}", reason.as_str()),
+            Self::Rejected(lane, cause) => write!(f, "refused_{lane}_{}", cause.as_str()),
+            Self::HeldGap => f.write_str("held_gap"),
+            Self::HeldPending => f.write_str("held_pending"),
+            Self::HeldUnowned => f.write_str("held_unowned"),
+            Self::DroppedWrong => f.write_str("dropped_wrong"),
+        }
+    }
+}
+
+impl Counter {
+    /// What a counter's name tells; `None` where it is no name of ours.
+    #[must_use]
+    pub fn parse(name: &str) -> Option<Self> {
+        match name {
+            "held_gap" => return Some(Self::HeldGap),
+            "held_pending" => return Some(Self::HeldPending),
+            "held_unowned" => return Some(Self::HeldUnowned),
+            "dropped_wrong" => return Some(Self::DroppedWrong),
+            _ => {}
+        }
+        let (lane, why) = name.strip_prefix("refused_")?.split_once('_')?;
+        let lane = LaneId(lane.parse().ok()?);
+        RefuseReason::ALL
+            .into_iter()
+            .find(|reason| reason.as_str() == why)
+            .map(|reason| Self::Refused(lane, reason))
+            .or_else(|| {
+                RejectCause::ALL
+                    .into_iter()
+                    .find(|cause| cause.as_str() == why)
+                    .map(|cause| Self::Rejected(lane, cause))
+            })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_counter_name_is_read_back() {
+        let lane = LaneId(12);
+        let all = RefuseReason::ALL
+            .map(|reason| Counter::Refused(lane, reason))
+            .into_iter()
+            .chain(RejectCause::ALL.map(|cause| Counter::Rejected(lane, cause)))
+            .chain([Counter::HeldGap, Counter::HeldPending, Counter::HeldUnowned, Counter::DroppedWrong]);
+        for counter in all {
+            assert_eq!(Counter::parse(&counter.to_string()), Some(counter));
+        }
+        assert_eq!(Counter::parse("refused_x_exhausted"), None);
+        assert_eq!(Counter::parse("refused_1_"), None);
+    }
+}

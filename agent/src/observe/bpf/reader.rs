@@ -1,0 +1,197 @@
+//! Counters, summed over the CPUs and over what the sweep ended.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::path::Path;
+
+use aya::Pod;
+use aya::maps::{Array, HashMap, Map, MapData, MapError, PerCpuArray, PerCpuHashMap};
+use mailsteer_ebpf::{
+    CONN_DONE, Conn, CounterKey, Counters, FlowKey, HELD_REASONS, HISTOGRAM_BUCKETS, Histogram, LANES,
+    TOTALS, Told,
+};
+
+use crate::bpf_maps::{self, PinnedMapError, pin_dir};
+
+/// Why what the programs counted cannot be read.
+#[derive(Debug, thiserror::Error)]
+pub enum ReadError {
+    /// A pin is not there, or is another version's.
+    #[error(transparent)]
+    Map(#[from] PinnedMapError),
+    /// A map cannot be read.
+    #[error("cannot read the eBPF map {name}")]
+    Access {
+        /// The map.
+        name: &'static str,
+        /// Why not.
+        #[source]
+        source: MapError,
+    },
+    /// The ring buffer cannot be waited for.
+    #[error("cannot wait for events of the eBPF programs")]
+    Wait(#[source] io::Error),
+}
+
+/// A reader of the pinned counters.
+pub struct Reader {
+    counters: PerCpuHashMap<MapData, CounterKey, Counters>,
+    held: PerCpuArray<MapData, u64>,
+    totals: PerCpuArray<MapData, u64>,
+    handshakes: PerCpuHashMap<MapData, u32, Histogram>,
+    pub(super) conns: HashMap<MapData, FlowKey, Conn>,
+    pub(super) swept: HashMap<MapData, CounterKey, Counters>,
+    told: Array<MapData, Told>,
+}
+
+impl Reader {
+    /// Opens the pinned maps.
+    ///
+    /// # Errors
+    /// Where they are not there, or another version's.
+    pub fn open(bpffs: &Path) -> Result<Self, ReadError> {
+        let dir = pin_dir(bpffs);
+        Ok(Self {
+            counters: typed(&dir, "COUNTERS")?,
+            held: typed(&dir, "HELD")?,
+            totals: typed(&dir, "TOTALS")?,
+            handshakes: typed(&dir, "HANDSHAKE")?,
+            conns: typed(&dir, "CONNS")?,
+            swept: typed(&dir, "SWEPT")?,
+            told: typed(&dir, "TOLD")?,
+        })
+    }
+
+    /// What became of the connections of each lane from each source.
+    ///
+    /// # Errors
+    /// Where a map cannot be read.
+    pub fn counters(&self) -> Result<BTreeMap<CounterKey, Counters>, ReadError> {
+        let mut sums: BTreeMap<CounterKey, Counters> = BTreeMap::new();
+        for entry in self.counters.iter() {
+            let (key, values) = entry.map_err(access("COUNTERS"))?;
+            let sum = sums.entry(key).or_default();
+            values.iter().for_each(|value| add(sum, value));
+        }
+        for entry in self.swept.iter() {
+            let (key, value) = entry.map_err(access("SWEPT"))?;
+            add(sums.entry(key).or_default(), &value);
+        }
+        Ok(sums)
+    }
+
+    /// Packets that the guard held (or would have held, while it is not armed), by [`mailsteer_ebpf::Held`].
+    ///
+    /// # Errors
+    /// Where the map cannot be read.
+    pub fn held(&self) -> Result<[u64; HELD_REASONS as usize], ReadError> {
+        sums(&self.held, "HELD")
+    }
+
+    /// Counts that belong to no lane, by [`mailsteer_ebpf::Total`].
+    ///
+    /// # Errors
+    /// Where the map cannot be read.
+    pub fn totals(&self) -> Result<[u64; TOTALS as usize], ReadError> {
+        sums(&self.totals, "TOTALS")
+    }
+
+    /// What connections of each lane turned out to be of which no SYN left; lanes without any are left out.
+    ///
+    /// # Errors
+    /// Where the map cannot be read.
+    pub fn told(&self) -> Result<BTreeMap<u32, Told>, ReadError> {
+        let mut told = BTreeMap::new();
+        for lane in 0..LANES {
+            let entry = self.told.get(&lane, 0).map_err(access("TOLD"))?;
+            if entry != Told::default() {
+                told.insert(lane, entry);
+            }
+        }
+        Ok(told)
+    }
+
+    /// Adds to a lane's. To be called by one process.
+    ///
+    /// # Errors
+    /// Where the map cannot be read or written.
+    pub fn tell(&mut self, lane: u32, more: Told) -> Result<(), ReadError> {
+        let entry = self.told.get(&lane, 0).map_err(access("TOLD"))?;
+        let sum = Told { policy: entry.policy + more.policy, local: entry.local + more.local };
+        self.told.set(lane, sum, 0).map_err(access("TOLD"))
+    }
+
+    /// How long each source's SYNs waited for their SYN-ACK.
+    ///
+    /// # Errors
+    /// Where the map cannot be read.
+    pub fn handshakes(&self) -> Result<BTreeMap<u32, [u64; HISTOGRAM_BUCKETS]>, ReadError> {
+        let mut sums = BTreeMap::new();
+        for entry in self.handshakes.iter() {
+            let (source, values) = entry.map_err(access("HANDSHAKE"))?;
+            let sum = sums.entry(source).or_insert([0; HISTOGRAM_BUCKETS]);
+            for (place, bucket) in values.iter().flat_map(|value| value.buckets.iter().enumerate()) {
+                sum[place] += bucket;
+            }
+        }
+        Ok(sums)
+    }
+
+    /// Connections that are open now, each with its tuple on the wire.
+    ///
+    /// # Errors
+    /// Where the map cannot be read.
+    pub fn connections(&self) -> Result<Vec<(FlowKey, Conn)>, ReadError> {
+        let open = self.conns.iter().filter(|entry| entry.as_ref().map_or(true, |(_, conn)| !ended(conn)));
+        open.collect::<Result<_, _>>().map_err(access("CONNS"))
+    }
+
+    /// How many connections are open now.
+    ///
+    /// # Errors
+    /// Where the map cannot be read.
+    pub fn open_connections(&self) -> Result<u64, ReadError> {
+        Ok(self.connections()?.len() as u64)
+    }
+}
+
+fn ended(conn: &Conn) -> bool {
+    conn.flags & CONN_DONE != 0
+}
+
+pub(super) fn access(name: &'static str) -> impl Fn(MapError) -> ReadError {
+    move |source| ReadError::Access { name, source }
+}
+
+fn typed<M>(dir: &Path, name: &'static str) -> Result<M, ReadError>
+where
+    M: TryFrom<Map, Error = MapError>,
+{
+    let map = Map::from_map_data(bpf_maps::open(dir, name)?).map_err(access(name))?;
+    M::try_from(map).map_err(access(name))
+}
+
+fn sums<const N: usize>(map: &PerCpuArray<MapData, u64>, name: &'static str) -> Result<[u64; N], ReadError>
+where
+    u64: Pod,
+{
+    let mut sums = [0; N];
+    for (index, sum) in (0u32..).zip(&mut sums) {
+        *sum = map.get(&index, 0).map_err(access(name))?.iter().sum();
+    }
+    Ok(sums)
+}
+
+pub(super) fn add(sum: &mut Counters, more: &Counters) {
+    sum.attempts += more.attempts;
+    sum.established += more.established;
+    sum.refused += more.refused;
+    sum.unreachable += more.unreachable;
+    sum.reset += more.reset;
+    sum.unanswered += more.unanswered;
+    sum.closed += more.closed;
+    sum.bytes_out += more.bytes_out;
+    sum.bytes_in += more.bytes_in;
+    sum.wrong += more.wrong;
+    sum.retransmits += more.retransmits;
+}

@@ -1,0 +1,180 @@
+//! Ends connections whose end no program sees: forwarded ones that nobody answered, and ones that fell silent.
+//!
+//! A connection is counted by who ends it: the programs by setting a bit, the sweep by removing the entry, and only
+//! where nothing happened for so long that the two do not meet. What it counts goes to a map of its own, for the
+//! programs' counters are per CPU and only they may add to them.
+
+use std::time::Duration;
+
+use aya::maps::MapError;
+use mailsteer_ebpf::{
+    CONN_DONE, CONN_ESTABLISHED, CONN_FIN_IN, CONN_FIN_OUT, CONN_ORPHAN, Conn, CounterKey, Counters, Event,
+    FlowKey, Mark, Outcome,
+};
+
+use super::ReadError;
+use super::reader::{Reader, access, add};
+
+/// A SYN is given up after the longest gap between two of them, and some.
+const UNANSWERED: Duration = Duration::from_secs(130);
+/// Its socket is closed, and no reset followed.
+const ORPHANED: Duration = Duration::from_secs(5);
+/// One side has closed and the other never did.
+const HALF_CLOSED: Duration = Duration::from_secs(600);
+/// Longer than any mail server waits for a command, and longer than TCP's keepalive.
+const SILENT: Duration = Duration::from_secs(3 * 3600);
+/// Its end is counted, and a SYN sent again would be no new attempt.
+const FORGOTTEN: Duration = Duration::from_secs(130);
+
+/// What the sweep makes of a connection.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Fate {
+    /// It may go on.
+    Stay,
+    /// It was never answered.
+    Unanswered,
+    /// It has ended.
+    Closed,
+    /// Its end was counted before.
+    Forget,
+}
+
+fn fate(conn: &Conn, now: u64) -> Fate {
+    let silent = Duration::from_nanos(now.saturating_sub(conn.last));
+    let has = |bits: u32| conn.flags & bits != 0;
+    let (limit, fate) = if has(CONN_DONE) {
+        (FORGOTTEN, Fate::Forget)
+    } else if !has(CONN_ESTABLISHED) {
+        (UNANSWERED, Fate::Unanswered)
+    } else if has(CONN_ORPHAN) {
+        (ORPHANED, Fate::Closed)
+    } else if has(CONN_FIN_IN | CONN_FIN_OUT) {
+        (HALF_CLOSED, Fate::Closed)
+    } else {
+        (SILENT, Fate::Closed)
+    };
+    if silent > limit { fate } else { Fate::Stay }
+}
+
+impl Reader {
+    /// Ends what has ended by silence, and returns an event for each attempt that nobody answered. `now` is
+    /// [`boottime`]. To be called every few seconds, by one process.
+    ///
+    /// # Errors
+    /// Where a map cannot be read or written; what was ended until then is counted.
+    pub fn sweep(&mut self, now: u64) -> Result<Vec<Event>, ReadError> {
+        let mut ended = Vec::new();
+        for entry in self.conns.iter() {
+            let (key, conn) = entry.map_err(access("CONNS"))?;
+            let fate = fate(&conn, now);
+            if fate != Fate::Stay {
+                ended.push((key, conn, fate));
+            }
+        }
+        let mut events = Vec::new();
+        for (key, conn, fate) in ended {
+            match self.conns.remove(&key) {
+                Ok(()) => {}
+                // A program was first, and has counted it.
+                Err(MapError::KeyNotFound | MapError::ElementNotFound) => continue,
+                Err(error) if not_found(&error) => continue,
+                Err(error) => return Err(access("CONNS")(error)),
+            }
+            self.count(&conn, fate)?;
+            if fate == Fate::Unanswered {
+                events.push(unanswered(&key, &conn, now));
+            }
+        }
+        Ok(events)
+    }
+
+    fn count(&mut self, conn: &Conn, fate: Fate) -> Result<(), ReadError> {
+        if fate == Fate::Forget {
+            return Ok(());
+        }
+        let mark = Mark::unpack(conn.mark);
+        let key = CounterKey {
+            lane: mark.map_or(0, |mark| u16::from(mark.lane)),
+            source: mark.map_or(0, |mark| mark.source),
+        };
+        let mut sum = self.swept.get(&key, 0).unwrap_or_default();
+        let unanswered = u64::from(fate == Fate::Unanswered);
+        add(&mut sum, &Counters { closed: 1, unanswered, ..Counters::default() });
+        self.swept.insert(key, sum, 0).map_err(access("SWEPT"))
+    }
+}
+
+fn not_found(error: &MapError) -> bool {
+    matches!(error, MapError::SyscallError(call) if call.io_error.kind() == std::io::ErrorKind::NotFound)
+}
+
+fn unanswered(key: &FlowKey, conn: &Conn, now: u64) -> Event {
+    Event {
+        started: conn.started,
+        decided: now,
+        cookie: conn.cookie,
+        cgroup: conn.cgroup,
+        daddr: bytes(key.daddr),
+        saddr: bytes(key.saddr),
+        pid: conn.pid,
+        uid: conn.uid,
+        mark: conn.mark,
+        sport: key.sport,
+        local_port: conn.local_port,
+        dport: key.dport,
+        outcome: Outcome::Unanswered as u8,
+        retransmits: u8::try_from(conn.retransmits).unwrap_or(u8::MAX),
+        gid: conn.gid,
+    }
+}
+
+/// The bytes of an address whose words hold network byte order.
+fn bytes(words: [u32; 4]) -> [u8; 16] {
+    let mut all = [0; 16];
+    for (place, word) in all.chunks_exact_mut(4).zip(words) {
+        place.copy_from_slice(&word.to_ne_bytes());
+    }
+    all
+}
+
+/// Nanoseconds of CLOCK_BOOTTIME, the clock of the programs' times.
+#[must_use]
+pub fn boottime() -> u64 {
+    let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+    // SAFETY: `time` is a timespec that the call fills in; the clock exists on every kernel that has eBPF.
+    unsafe { libc::clock_gettime(libc::CLOCK_BOOTTIME, &raw mut time) };
+    u64::try_from(time.tv_sec).unwrap_or(0) * 1_000_000_000 + u64::try_from(time.tv_nsec).unwrap_or(0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn conn(flags: u32) -> Conn {
+        Conn { flags, last: 1_000, ..Conn::default() }
+    }
+
+    fn after(silence: Duration) -> u64 {
+        1_000 + u64::try_from(silence.as_nanos()).unwrap()
+    }
+
+    #[test]
+    fn a_connection_stays_until_its_limit_and_ends_after_it() {
+        for (flags, limit, end) in [
+            (0, UNANSWERED, Fate::Unanswered),
+            (CONN_ESTABLISHED, SILENT, Fate::Closed),
+            (CONN_ESTABLISHED | CONN_ORPHAN, ORPHANED, Fate::Closed),
+            (CONN_ESTABLISHED | CONN_FIN_OUT, HALF_CLOSED, Fate::Closed),
+            (CONN_DONE, FORGOTTEN, Fate::Forget),
+            (CONN_DONE | CONN_ESTABLISHED, FORGOTTEN, Fate::Forget),
+        ] {
+            assert_eq!(fate(&conn(flags), after(limit)), Fate::Stay, "flags {flags}");
+            assert_eq!(fate(&conn(flags), after(limit) + 1), end, "flags {flags}");
+        }
+    }
+
+    #[test]
+    fn a_clock_that_jumps_back_ends_nothing() {
+        assert_eq!(fate(&conn(0), 0), Fate::Stay);
+    }
+}

@@ -1,0 +1,10 @@
+//! Effects in: what the kernel says of links, addresses, routes, connections and our own rules.
+//!
+//! Owns: reading. Must not: change anything, or import `act`.
+
+pub mod bpf;
+mod looker;
+pub mod net;
+pub mod nft;
+
+pub use looker::{Look, LookError, Looker};
