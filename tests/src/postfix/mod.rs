@@ -1,0 +1,195 @@
+//! A real, unmodified Debian Postfix on the mail host, without installing it.
+//!
+//! Owns: its unpacked files, its instance (private /usr, /etc and /var over the machine's), its life, its log and
+//! queue. Must not: write to the machine's own directories. The binaries are at their stock paths, chrooted as
+//! Debian has them, so what is tested is what people run.
+
+mod instance;
+mod packages;
+mod submit;
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+
+use crate::exec;
+use crate::lab::Lab;
+use crate::netns::NetNs;
+use crate::poll;
+
+pub use instance::UID;
+pub use submit::{Pace, Submitting};
+
+/// Where messages are handed in.
+pub const SUBMIT: &str = "127.0.0.1:2525";
+
+/// What is to be different from stock.
+#[derive(Clone, Debug, Default)]
+pub struct Settings {
+    /// Lines added to main.cf.
+    pub main: Vec<String>,
+    /// Transports and the addresses that they bind, at most one of each family and a blank between, such as
+    /// `marketing` and `198.18.0.2`.
+    pub transports: BTreeMap<String, String>,
+    /// Which transport a recipient domain takes.
+    pub routes: BTreeMap<String, String>,
+}
+
+/// What became of a message, by its log.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Delivery {
+    /// `postfix/smtp`, or `postfix-<transport>/smtp`.
+    pub service: String,
+    /// Recipient.
+    pub to: String,
+    /// `mx.example.org[203.0.113.1]:25`.
+    pub relay: String,
+    /// `sent`, `deferred` or `bounced`.
+    pub status: String,
+    /// What stands behind the status.
+    pub said: String,
+}
+
+/// A running Postfix.
+#[derive(Debug)]
+pub struct Postfix {
+    ns: NetNs,
+    dir: PathBuf,
+    mounts: fs::File,
+    cgroup: PathBuf,
+}
+
+impl Postfix {
+    /// Unpacks it where that was not done yet, starts it on the mail host, waits until it takes messages.
+    ///
+    /// # Errors
+    /// When the packages cannot be had, or it does not start: the error holds its log.
+    pub fn start(lab: &Lab, settings: &Settings) -> Result<Self> {
+        let dir = lab.dir().join("postfix");
+        instance::write(&dir, settings)?;
+        let mounts = instance::mounts(&dir, &packages::unpack()?)?;
+        let postfix = Self { ns: lab.mail.clone(), dir, mounts, cgroup: lab.cgroup()?.to_owned() };
+        postfix.tool(&["postfix", "start"]).map_err(|e| e.context(postfix.log().unwrap_or_default()))?;
+        poll::until_true(Duration::from_secs(20), "Postfix to answer", || {
+            postfix.submit(0, |_| String::new()).is_ok()
+        })
+        .map_err(|e| e.context(postfix.log().unwrap_or_default()))?;
+        Ok(postfix)
+    }
+
+    /// Hands in `count` messages over one connection, message `n` to the recipient `to(n)`.
+    ///
+    /// # Errors
+    /// When one is not taken.
+    pub fn submit(&self, count: usize, to: impl Fn(usize) -> String + Sync) -> Result<()> {
+        submit::at_once(&self.ns, count, to)
+    }
+
+    /// Starts to hand in messages at a pace, message `n` to the recipient `to(n)`.
+    ///
+    /// # Errors
+    /// When a session's thread cannot be started.
+    pub fn submit_at(
+        &self,
+        pace: Pace,
+        to: impl Fn(usize) -> String + Send + Sync + 'static,
+    ) -> Result<Submitting> {
+        submit::at(&self.ns, pace, to)
+    }
+
+    /// Its log so far.
+    ///
+    /// # Errors
+    /// When it cannot be read.
+    pub fn log(&self) -> Result<String> {
+        Ok(fs::read_to_string(self.dir.join("var/log/mail.log"))?)
+    }
+
+    /// Every delivery attempt in the log, in its order.
+    ///
+    /// # Errors
+    /// When the log cannot be read.
+    pub fn deliveries(&self) -> Result<Vec<Delivery>> {
+        Ok(self.log()?.lines().filter_map(Delivery::parse).collect())
+    }
+
+    /// Waits until `count` messages were sent.
+    ///
+    /// # Errors
+    /// When they were not within the time; the error holds what was deferred.
+    pub fn wait_sent(&self, count: usize, within: Duration) -> Result<()> {
+        poll::until(within, &format!("{count} sent messages"), || {
+            let sent = self.deliveries()?.iter().filter(|d| d.status == "sent").count();
+            Ok((sent >= count).then_some(()))
+        })
+        .with_context(|| {
+            let other = self.deliveries().unwrap_or_default().into_iter().find(|d| d.status != "sent");
+            format!("first message that was not sent: {other:?}")
+        })
+    }
+
+    /// Queue ids of what is still queued.
+    ///
+    /// # Errors
+    /// When `postqueue` fails.
+    pub fn queue(&self) -> Result<Vec<String>> {
+        let listing = self.tool(&["postqueue", "-j"])?;
+        listing
+            .lines()
+            .map(|line| {
+                let entry: serde_json::Value = serde_json::from_str(line)?;
+                Ok(entry["queue_id"].as_str().unwrap_or_default().to_owned())
+            })
+            .collect()
+    }
+
+    /// Tries all that is queued at once, as `postqueue -f` does.
+    ///
+    /// # Errors
+    /// When `postqueue` fails.
+    pub fn flush(&self) -> Result<()> {
+        self.tool(&["postqueue", "-f"]).map(drop)
+    }
+
+    /// Runs one of its programs as its administrator would.
+    ///
+    /// # Errors
+    /// When it fails.
+    pub fn tool(&self, args: &[&str]) -> Result<String> {
+        let mut command = self.ns.command("/usr/bin/env");
+        command.args(args);
+        crate::cgroup::Cgroup::enter(&self.cgroup, &mut command)?;
+        instance::enter(&self.mounts, &mut command)?;
+        exec::output(&mut command)
+    }
+
+    /// Stops it.
+    ///
+    /// # Errors
+    /// When it does not.
+    pub fn stop(self) -> Result<()> {
+        self.tool(&["postfix", "stop"]).map(drop).map_err(|e| e.context(self.log().unwrap_or_default()))
+    }
+}
+
+impl Delivery {
+    fn parse(line: &str) -> Option<Self> {
+        let (head, rest) = line.split_once(" to=<")?;
+        let (to, rest) = rest.split_once('>')?;
+        let (_, relay) = rest.split_once(" relay=")?;
+        let (relay, rest) = relay.split_once(',')?;
+        let (_, status) = rest.split_once(" status=")?;
+        let (status, said) = status.split_once(' ').unwrap_or((status, ""));
+        let service = head.split_whitespace().find(|word| word.contains('['))?.split('[').next()?;
+        Some(Self {
+            service: service.to_owned(),
+            to: to.to_owned(),
+            relay: relay.to_owned(),
+            status: status.to_owned(),
+            said: said.trim_matches(['(', ')']).to_owned(),
+        })
+    }
+}

@@ -1,0 +1,232 @@
+//! Which hosts, links and addresses the lab has: a mail host, the world, containers behind a bridge.
+//!
+//! Owns: the plan of addresses, and the `ip` commands that make it. Must not: start any process that stays.
+//! The world is one namespace: it routes, and answers on every address of the receivers' networks.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+use anyhow::Result;
+
+use crate::netns::NetNs;
+
+/// What a lab looks like.
+#[derive(Clone, Copy, Debug)]
+pub struct Options {
+    /// Uplinks of the mail host: 1 or 2.
+    pub uplinks: usize,
+    /// Whether there is IPv6.
+    pub ipv6: bool,
+    /// How many containers are behind the bridge.
+    pub containers: usize,
+    /// How many sources of each family are on the host before the agent comes (for adoption), at each uplink.
+    pub plumbed: usize,
+    /// Strict reverse path filter on the mail host's uplinks.
+    pub strict_rp_filter: bool,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self { uplinks: 2, ipv6: true, containers: 0, plumbed: 0, strict_rp_filter: false }
+    }
+}
+
+/// An uplink of the mail host.
+#[derive(Clone, Debug)]
+pub struct Uplink {
+    /// Interface in the mail host.
+    pub interface: &'static str,
+    /// The other end, in the world.
+    pub far: &'static str,
+    /// The mail host's own address.
+    pub own4: Ipv4Addr,
+    /// The mail host's own address.
+    pub own6: Ipv6Addr,
+    /// The router's address.
+    pub gateway4: Ipv4Addr,
+    /// The router's address.
+    pub gateway6: Ipv6Addr,
+    net4: [u8; 3],
+    net6: u16,
+    first: u8,
+}
+
+impl Uplink {
+    /// The n-th source (from 0): `.11`, `.12` ... on uplink a, `.21`, `.22` ... on uplink b.
+    #[must_use]
+    pub fn source4(&self, n: u8) -> IpAddr {
+        let [a, b, c] = self.net4;
+        Ipv4Addr::new(a, b, c, self.first + n).into()
+    }
+
+    /// The n-th IPv6 source (from 0): `::11`, `::12` ... on uplink a, `::21`, `::22` ... on uplink b.
+    #[must_use]
+    pub fn source6(&self, n: u8) -> IpAddr {
+        // Written in decimal digits, so that ::11 belongs to .11.
+        let host = u16::from_str_radix(&(self.first + n).to_string(), 16).unwrap_or_default();
+        Ipv6Addr::new(0x2001, 0xdb8, self.net6, 0, 0, 0, 0, host).into()
+    }
+}
+
+/// The uplinks, a and b.
+#[must_use]
+pub fn uplinks() -> [Uplink; 2] {
+    let uplink = |interface, far, net4: [u8; 3], net6, first| Uplink {
+        interface,
+        far,
+        own4: Ipv4Addr::new(net4[0], net4[1], net4[2], 10),
+        own6: Ipv6Addr::new(0x2001, 0xdb8, net6, 0, 0, 0, 0, 0x10),
+        gateway4: Ipv4Addr::new(net4[0], net4[1], net4[2], 1),
+        gateway6: Ipv6Addr::new(0x2001, 0xdb8, net6, 0, 0, 0, 0, 1),
+        net4,
+        net6,
+        first,
+    };
+    [uplink("upa", "wa", [192, 0, 2], 0xa, 11), uplink("upb", "wb", [198, 51, 100], 0xb, 21)]
+}
+
+/// A receiver's IPv4 address: 203.0.113.n; every one of them answers.
+#[must_use]
+pub fn receiver4(n: u8) -> IpAddr {
+    Ipv4Addr::new(203, 0, 113, n).into()
+}
+
+/// A receiver's IPv6 address: 2001:db8:ffff::n; every one of them answers.
+#[must_use]
+pub fn receiver6(n: u16) -> IpAddr {
+    Ipv6Addr::new(0x2001, 0xdb8, 0xffff, 0, 0, 0, 0, n).into()
+}
+
+/// Address of the DNS server.
+pub const DNS: Ipv4Addr = Ipv4Addr::new(203, 0, 113, 53);
+/// A private relay, reached by uplink a.
+pub const RELAY: Ipv4Addr = Ipv4Addr::new(10, 0, 0, 25);
+/// The containers' bridge.
+pub const BRIDGE: &str = "br-mail";
+
+/// IPv4 address of container `n` (from 0).
+#[must_use]
+pub fn container4(n: usize) -> IpAddr {
+    Ipv4Addr::new(172, 22, 1, 250u8.saturating_sub(u8::try_from(n).unwrap_or(u8::MAX))).into()
+}
+
+/// IPv6 address of container `n` (from 0).
+#[must_use]
+pub fn container6(n: usize) -> IpAddr {
+    Ipv6Addr::new(0xfd4d, 0x6169, 0x6c63, 0x6f77, 0, 0, 0, 0x250 - u16::try_from(n).unwrap_or_default())
+        .into()
+}
+
+/// Links, addresses and routes between the mail host and the world.
+///
+/// # Errors
+/// When `ip` fails.
+pub fn connect(mail: &NetNs, world: &NetNs, options: &Options) -> Result<()> {
+    for (key, value) in [("net.core.somaxconn", "8192"), ("net.ipv4.tcp_max_syn_backlog", "8192")] {
+        world.sysctl(key, value)?;
+    }
+    world.sysctl("net.ipv4.ip_forward", "1")?;
+    world.sysctl("net.ipv6.conf.all.forwarding", "1")?;
+    // A router asks for a neighbour with its own address on the link, never with the receiver's: the mail host's
+    // reverse path filter would drop the question where it has no route to the receiver.
+    world.sysctl("net.ipv4.conf.all.arp_announce", "2")?;
+    // More than the default's 28,232 ports, so that minutes of load need no reuse within the conntrack timeout.
+    mail.sysctl("net.ipv4.ip_local_port_range", "1024 65535")?;
+    for (n, uplink) in uplinks().iter().take(options.uplinks).enumerate() {
+        link(mail, world, uplink, options, n)?;
+    }
+    world.sh(&format!(
+        "ip route add local 203.0.113.0/24 dev lo
+         ip route add local 2001:db8:ffff::/64 dev lo
+         ip address add {RELAY}/32 dev lo"
+    ))?;
+    // A receiver network that is on every lo anyway must not answer for the mail host's.
+    world.sysctl("net.ipv4.conf.all.rp_filter", "0")
+}
+
+fn link(mail: &NetNs, world: &NetNs, uplink: &Uplink, options: &Options, n: usize) -> Result<()> {
+    let Uplink { interface, far, own4, own6, gateway4, gateway6, .. } = uplink;
+    let metric = 100 * (n + 1);
+    mail.sh(&format!("ip link add {interface} type veth peer name {far} netns {}", world.path()))?;
+    for (ns, device) in [(mail, interface), (world, far)] {
+        ns.sysctl(&format!("net.ipv6.conf.{device}.disable_ipv6"), if options.ipv6 { "0" } else { "1" })?;
+    }
+    // DAD is the agent's to await on the mail host; the world's addresses are not under test.
+    world.sysctl(&format!("net.ipv6.conf.{far}.accept_dad"), "0")?;
+    world.sysctl(&format!("net.ipv4.conf.{far}.rp_filter"), "0")?;
+    mail.sysctl(
+        &format!("net.ipv4.conf.{interface}.rp_filter"),
+        if options.strict_rp_filter { "1" } else { "2" },
+    )?;
+    world.sh(&format!("ip address add {gateway4}/25 dev {far}; ip link set {far} up"))?;
+    mail.sh(&format!(
+        "ip address add {own4}/25 dev {interface}
+         ip link set {interface} up
+         ip route add default via {gateway4} dev {interface} metric {metric}"
+    ))?;
+    if options.ipv6 {
+        world.sh(&format!("ip address add {gateway6}/64 dev {far} nodad"))?;
+        mail.sh(&format!(
+            "ip address add {own6}/64 dev {interface} nodad
+             ip route add default via {gateway6} dev {interface} metric {metric}"
+        ))?;
+    }
+    plumb(mail, uplink, options)
+}
+
+fn plumb(mail: &NetNs, uplink: &Uplink, options: &Options) -> Result<()> {
+    for n in 0..u8::try_from(options.plumbed)? {
+        mail.sh(&format!("ip address add {}/32 dev {}", uplink.source4(n), uplink.interface))?;
+        if options.ipv6 {
+            let source = uplink.source6(n);
+            mail.sh(&format!("ip address add {source}/128 dev {} nodad preferred_lft 0", uplink.interface))?;
+        }
+    }
+    Ok(())
+}
+
+/// A bridge with containers, forwarded and masqueraded as Docker does it.
+///
+/// # Errors
+/// When `ip` or `nft` fails.
+pub fn contain(mail: &NetNs, containers: &[NetNs], ipv6: bool) -> Result<()> {
+    if containers.is_empty() {
+        return Ok(());
+    }
+    mail.sysctl("net.ipv4.ip_forward", "1")?;
+    mail.sysctl("net.ipv6.conf.all.forwarding", "1")?;
+    mail.sh(&format!(
+        "ip link add {BRIDGE} type bridge
+         ip address add 172.22.1.1/24 dev {BRIDGE}
+         ip link set {BRIDGE} up"
+    ))?;
+    if ipv6 {
+        mail.sh(&format!("ip address add fd4d:6169:6c63:6f77::1/64 dev {BRIDGE} nodad"))?;
+    }
+    for (n, container) in containers.iter().enumerate() {
+        mail.sh(&format!("ip link add vc{n} type veth peer name eth0 netns {}", container.path()))?;
+        container.sysctl("net.ipv6.conf.eth0.accept_dad", "0")?;
+        mail.sh(&format!("ip link set vc{n} master {BRIDGE} up"))?;
+        container.sh(&format!(
+            "ip address add {}/24 dev eth0; ip link set eth0 up; ip route add default via 172.22.1.1",
+            container4(n)
+        ))?;
+        if ipv6 {
+            container.sh(&format!(
+                "ip address add {}/64 dev eth0 nodad; ip route add default via fd4d:6169:6c63:6f77::1",
+                container6(n)
+            ))?;
+        }
+    }
+    masquerade(mail)
+}
+
+/// What Docker has: its own tables, so that ours must get along with them.
+fn masquerade(mail: &NetNs) -> Result<()> {
+    let table = |family: &str, word: &str, net: &str| {
+        format!(
+            "table {family} nat {{ chain POSTROUTING {{ type nat hook postrouting priority 100
+             {word} saddr {net} oifname != \"{BRIDGE}\" masquerade\n}}\n}}\n"
+        )
+    };
+    mail.nft(&(table("ip", "ip", "172.22.1.0/24") + &table("ip6", "ip6", "fd4d:6169:6c63:6f77::/64")))
+}

@@ -1,0 +1,194 @@
+//! `cargo xtask test --kernel 6.1`: the agent and its tests on another kernel, under qemu's software emulation.
+//!
+//! Owns: the machine (kernel, initramfs, qemu) and reading its console. Must not: count tests; what they print goes on
+//! to standard output, where `cargo xtask test` counts. KVM is not used: it is not there on every machine.
+
+mod initramfs;
+mod packages;
+
+use std::fs;
+use std::io::{BufRead as _, BufReader};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::mpsc::{self, RecvTimeoutError};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result, bail};
+
+use crate::{run, setup};
+use initramfs::Tree;
+use packages::Kernel;
+
+/// What stands in for the rest of a system.
+const BUSYBOX: &str = "/bin/busybox";
+const QEMU: &str = "qemu-system-x86_64";
+/// Programs that agent and lab call.
+const TOOLS: [&str; 4] = ["nft", "ip", "tc", "conntrack"];
+/// Test programs: package, target, and what it is told.
+const TESTS: [(&str, &str); 2] = [("mailsteer", "bpf"), ("mailsteer-tests", "kernels")];
+/// Boot and tests together; they take a minute or two on two cores.
+const DEADLINE: Duration = Duration::from_secs(600);
+/// What the last line of the console begins with.
+const END: &str = "mailsteer machine: ended with ";
+/// How many of the console's lines are shown when the machine did not come to its end.
+const LAST: usize = 30;
+
+/// Why it cannot run here.
+pub(crate) fn obstacle() -> Option<String> {
+    [(QEMU, setup::find(QEMU).is_some()), (BUSYBOX, packages::is_file(BUSYBOX))]
+        .into_iter()
+        .find_map(|(name, is_there)| (!is_there).then(|| format!("no {name}: cargo xtask setup installs it")))
+}
+
+/// Boots the newest kernel of a series and runs the tests there.
+pub(crate) fn run(series: &str) -> Result<()> {
+    if let Some(obstacle) = obstacle() {
+        bail!("{obstacle}");
+    }
+    let kernel = Kernel::fetch(series)?;
+    let home = tempfile::tempdir()?;
+    let archive = home.path().join("initramfs");
+    fs::write(&archive, tree(&kernel, home.path())?.archive()?)?;
+    println!("booting {}", kernel.release);
+    let began = Instant::now();
+    let code = watch(boot(&kernel.image(), &archive)?)?;
+    println!("{} ended after {:.0} s", kernel.release, began.elapsed().as_secs_f64());
+    if code != "0" {
+        bail!("tests failed on {}", kernel.release);
+    }
+    Ok(())
+}
+
+/// Everything that the machine has.
+fn tree(kernel: &Kernel, home: &Path) -> Result<Tree> {
+    let mut tree = Tree::default();
+    for directory in ["dev", "proc", "sys", "tmp", "run", "root", "etc"] {
+        tree.directory(directory);
+    }
+    tree.file("bin/busybox", Path::new(BUSYBOX));
+    // Not busybox's shell, which takes its own `ip` for the one that is asked for.
+    let shell = fs::canonicalize("/bin/sh").context("no shell")?;
+    tree.program("bin/sh", &shell)?;
+    // By this name the kernel asks for a module.
+    tree.link("sbin/modprobe", "../bin/busybox");
+    tree.text("etc/passwd", "root:x:0:0:root:/root:/bin/sh\n".to_owned());
+    tree.text("etc/group", "root:x:0:\n".to_owned());
+    for tool in TOOLS {
+        let path = setup::find(tool).with_context(|| format!("no {tool}: cargo xtask setup installs it"))?;
+        tree.program(&format!("usr/sbin/{tool}"), &path)?;
+    }
+    for (name, path) in built()? {
+        let slim = home.join(&name);
+        run::show(Command::new("strip").arg("--strip-debug").arg("-o").arg(&slim).arg(&path))?;
+        tree.program(&format!("tests/{name}"), &slim)?;
+    }
+    kernel.install_modules(&mut tree)?;
+    tree.text("init", init());
+    Ok(tree)
+}
+
+/// The agent, the lab's programs and the tests, as cargo builds them now: name and path.
+fn built() -> Result<Vec<(String, PathBuf)>> {
+    let mut found = Vec::new();
+    let build = |args: &[&str]| {
+        let mut command = run::cargo();
+        command.args(args).args(["--locked", "--message-format=json-render-diagnostics"]);
+        command
+    };
+    let mut commands = vec![build(&["build", "-p", "mailsteer", "-p", "mailsteer-tests", "--bins"])];
+    for (package, target) in TESTS {
+        commands.push(build(&["test", "--no-run", "-p", package, "--test", target]));
+    }
+    for mut command in commands {
+        let output = command.stderr(Stdio::inherit()).output()?;
+        if !output.status.success() {
+            bail!("{command:?}: {}", output.status);
+        }
+        found.extend(String::from_utf8_lossy(&output.stdout).lines().filter_map(executable));
+    }
+    Ok(found)
+}
+
+/// Name and path of a program in a line of cargo's messages.
+fn executable(line: &str) -> Option<(String, PathBuf)> {
+    let message: serde_json::Value = serde_json::from_str(line).ok()?;
+    let path = message.get("executable")?.as_str()?;
+    let name = message.get("target")?.get("name")?.as_str()?;
+    Some((name.to_owned(), PathBuf::from(path)))
+}
+
+/// The first process: the file systems of a host, the tests one after the other, the end.
+fn init() -> String {
+    let tests: String = TESTS.map(|(_, name)| format!("/tests/{name} --test-threads=1 || code=1\n")).concat();
+    format!(
+        "#!/bin/sh
+/bin/busybox --install -s /bin 2>/dev/null
+export PATH=/usr/sbin:/bin:/sbin HOME=/root MAILSTEER_BIN=/tests/mailsteer MAILSTEER_TEST_PATIENCE=4 RUST_BACKTRACE=0
+mount -t devtmpfs dev /dev
+mount -t proc proc /proc
+mount -t sysfs sys /sys
+mount -t cgroup2 cgroup2 /sys/fs/cgroup
+mount -t bpf bpf /sys/fs/bpf
+mount -t tmpfs tmp /tmp
+mount -t tmpfs run /run
+ln -s /proc/self/fd /dev/fd
+ln -s /proc/self/fd/0 /dev/stdin
+ip link set lo up
+uname -a
+code=0
+{tests}echo '{END}'$code
+poweroff -f
+"
+    )
+}
+
+fn boot(image: &Path, archive: &Path) -> Result<Child> {
+    let program = setup::find(QEMU).unwrap_or_else(|| PathBuf::from(QEMU));
+    Command::new(program)
+        .args(["-accel", "tcg,thread=multi", "-cpu", "max", "-smp", "2", "-m", "1024"])
+        .args(["-display", "none", "-nic", "none", "-no-reboot", "-serial", "stdio", "-monitor", "none"])
+        .args(["-append", "console=ttyS0 quiet panic=-1 random.trust_cpu=on mitigations=off"])
+        .arg("-kernel")
+        .arg(image)
+        .arg("-initrd")
+        .arg(archive)
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .spawn()
+        .context("cannot start qemu")
+}
+
+/// Hands the console on, line by line, until the machine says how it ended.
+fn watch(mut machine: Child) -> Result<String> {
+    let console = machine.stdout.take().context("qemu has no console")?;
+    let (send, lines) = mpsc::channel();
+    std::thread::spawn(move || {
+        for line in BufReader::new(console).split(b'\n').map_while(Result::ok) {
+            let line = String::from_utf8_lossy(&line).trim_end_matches('\r').to_owned();
+            if send.send(line).is_err() {
+                return;
+            }
+        }
+    });
+    let deadline = Instant::now() + DEADLINE;
+    let mut seen: Vec<String> = Vec::new();
+    let why = loop {
+        match lines.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
+            Ok(line) => {
+                println!("{line}");
+                if let Some(code) = line.strip_prefix(END) {
+                    // It powers off by itself; waiting for that proves nothing.
+                    machine.kill()?;
+                    machine.wait()?;
+                    return Ok(code.trim().to_owned());
+                }
+                seen.push(line);
+            }
+            Err(RecvTimeoutError::Timeout) => break format!("the machine did not end within {DEADLINE:?}"),
+            Err(RecvTimeoutError::Disconnected) => break "the machine ended before its tests did".to_owned(),
+        }
+    };
+    machine.kill()?;
+    machine.wait()?;
+    bail!("{why}; its console ended with:\n{}", seen[seen.len().saturating_sub(LAST)..].join("\n"))
+}

@@ -1,0 +1,44 @@
+//! Every developer's and CI's recipe: `cargo xtask demo`, `test`, `setup`, `ebpf`.
+//!
+//! Owns: the command line, and nothing else. Each recipe is a module.
+
+use std::process::ExitCode;
+
+use clap::Parser;
+
+mod demo;
+mod ebpf;
+mod kernel;
+mod run;
+mod setup;
+mod test;
+
+#[derive(Parser)]
+#[command(name = "cargo xtask", about = "The recipes of mailsteer's developers and of its CI")]
+enum Recipe {
+    /// What mailsteer does, on a small internet of its own, in a minute.
+    Demo(demo::Args),
+    /// Installs what the other recipes need; quick when all is there.
+    Setup(setup::Args),
+    /// Every check and every test.
+    Test(test::Args),
+    /// The eBPF object.
+    Ebpf(ebpf::Args),
+}
+
+fn main() -> ExitCode {
+    let done = match Recipe::parse() {
+        Recipe::Demo(args) => demo::run(&args),
+        Recipe::Setup(args) => setup::run(&args),
+        Recipe::Test(args) => test::run(&args),
+        Recipe::Ebpf(args) => ebpf::run(&args),
+    };
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            // Without a backtrace: what went wrong is in the sentence.
+            eprintln!("xtask: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
