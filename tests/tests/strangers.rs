@@ -3,6 +3,7 @@
 #![expect(clippy::unwrap_used, clippy::panic, reason = "a test fails loudly")]
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use mailsteer_tests::capture::WireReport;
 use mailsteer_tests::load::{Load, Report};
@@ -117,8 +118,8 @@ fn a_conntrack_flush_closes_live_connections_at_once() {
     let all_live = || scene.receiver.connections().iter().filter(|c| c.open).count() >= LIVE as usize;
     poll::until_true(SHOWN, "live connections", all_live).unwrap();
     let (report, _) = under_load(&scene, || strangers::conntrack_flush(&scene.lab.mail).unwrap());
-    // Of the short ones, only one that was open at that moment can be hit.
-    assert!(failures(&report, &["ECONNRESET", "closed before the banner"]) <= 5, "{report:?}");
+    // Of the short ones, only one that was open at that moment can be hit; "timeout": it waited for the banner.
+    assert!(failures(&report, &["ECONNRESET", "closed before the banner", "timeout"]) <= 5, "{report:?}");
     let labels = ["stream=\"mail\"", "reason=\"midstream\""];
     scene.await_metric("mailsteer_refused_total", &labels, f64::from(LIVE)).unwrap();
     let report = live.stop().unwrap();
@@ -126,6 +127,29 @@ fn a_conntrack_flush_closes_live_connections_at_once() {
     assert_eq!(report.failed, BTreeMap::from([("ECONNRESET".to_owned(), LIVE.into())]), "{report:?}");
     assert!(report.longest_stall_ms < 1500.0, "{report:?}");
     said(&scene, "their conntrack entries were lost");
+    well_again(&scene);
+    scene.close().unwrap();
+}
+
+/// The far end speaks first into connections that only wait for it: its words reach no socket, and this host's reset
+/// for them has a source's address, but nothing that says by which uplink.
+#[test]
+fn a_reset_into_a_lost_connection_is_held() {
+    const WAITING: u64 = 40;
+    let scene = Scene::new(Options::default(), "").unwrap();
+    scene.receiver.script(Whom::All, Behaviour::Slow(Duration::from_millis(1500)));
+    let capture = scene.capture().unwrap();
+    let load = Load { timeout_ms: 4000, ..scene.load(400, WAITING).unwrap() };
+    let running = load.start(&scene.lab.mail).unwrap();
+    let all_wait = || scene.receiver.count() >= usize::try_from(WAITING).unwrap();
+    poll::until_true(SHOWN, "connections that wait", all_wait).unwrap();
+    strangers::conntrack_flush(&scene.lab.mail).unwrap();
+    let report = running.finish().unwrap();
+    let wire = capture.stop().unwrap();
+    assert_eq!(offences(&wire), [] as [String; 0], "{report:?}");
+    assert_eq!(failures(&report, &["timeout"]), WAITING, "{report:?}");
+    scene.await_metric("mailsteer_held_total", &["reason=\"unowned\""], WAITING as f64).unwrap();
+    scene.receiver.script(Whom::All, Behaviour::default());
     well_again(&scene);
     scene.close().unwrap();
 }

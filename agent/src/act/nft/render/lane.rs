@@ -8,13 +8,13 @@ use mailsteer_core::config::Balance;
 use mailsteer_core::model::{Family, Lane, LaneMatch, RefuseReason, Steering};
 use mailsteer_core::plan::LaneSpec;
 use mailsteer_ebpf::{CGROUP_MAGIC, HOLD, Mark, slot_key};
-use nftables::expr::{Expression, JHash, MetaKey, NamedExpression, NgMode, Numgen};
+use nftables::expr::{JHash, MetaKey, NamedExpression, NgMode, Numgen};
 use nftables::stmt::Statement;
 
 use super::Line;
 use super::words::{
     Expr, Stmt, any_of, at_least, back, count, ct, ct_mark, drop, goto, header, is, is_any, is_not, mapped,
-    mark, masked, meta, named, network, number, of_family, prohibit, protocol, reset, set, text,
+    mark, masked, meta, named, network, number, of_family, prohibit, protocol, reset, set, tcp_flags, text,
 };
 use crate::nftnl::{Counter, RejectCause, chain, map, refusal, timeout};
 
@@ -203,13 +203,6 @@ fn refusals(lane: &Lane) -> Vec<Line> {
 
 /// What cannot be given a source: connections that conntrack does not follow, or whose entry was lost.
 fn unplaceable(lane: &Lane) -> Vec<Line> {
-    let flags = || {
-        let all = ["fin", "syn", "rst", "ack"].map(text).to_vec();
-        Expression::BinaryOperation(Box::new(nftables::expr::BinaryOperation::AND(
-            header("tcp", "flags"),
-            Expression::List(all),
-        )))
-    };
     let untracked = || is(ct("state"), any_of([text("invalid"), text("untracked")]));
     let counted = |cause| count(Counter::Rejected(lane.id, cause));
     let why = "a stranger's notrack rule, or invalid: no source can be set";
@@ -218,7 +211,7 @@ fn unplaceable(lane: &Lane) -> Vec<Line> {
             vec![
                 of_family(Family::V4),
                 untracked(),
-                is(flags(), text("syn")),
+                is(tcp_flags(), text("syn")),
                 counted(RejectCause::Untracked),
                 prohibit(),
             ],
@@ -226,7 +219,7 @@ fn unplaceable(lane: &Lane) -> Vec<Line> {
         ),
         Line::new(vec![untracked(), counted(RejectCause::Untracked), reset()], why),
         Line::new(
-            vec![is_not(flags(), text("syn")), counted(RejectCause::Midstream), reset()],
+            vec![is_not(tcp_flags(), text("syn")), counted(RejectCause::Midstream), reset()],
             "its conntrack entry was lost, and its address with it",
         ),
     ]

@@ -25,7 +25,7 @@ use commands::{Commands, fits};
 use lane::{Origin, leave_alone, steers};
 use words::{
     Expr, Stmt, any_of, at_least, back, count, ct, ct_mark, destination_type, drop, goto, header, is, is_any,
-    is_not, mapped, mark, masked, meta, named, number, of_family, protocol, set, snat, text,
+    is_not, mapped, mark, masked, meta, named, number, of_family, protocol, set, snat, tcp_flags, text,
 };
 
 /// A rule without its chain.
@@ -163,12 +163,27 @@ fn classify(spec: &TableSpec, origin: Origin, armed: bool, cgroups: &[&str]) -> 
         let excluded = text(format!("@{}", map::exclude(family)));
         rules.push(Line::new(vec![is(header(protocol(family), "daddr"), excluded), back()], "excluded"));
     }
+    let guarded = armed && origin == Origin::Local;
+    if guarded {
+        // The far end's data came back to a source's address after a stranger had taken the connection's entry away:
+        // no translation, no socket, and the kernel's own answer would leave by whatever uplink the host prefers. A
+        // client that calls from a steered port gets a reset with ACK for its SYN, or had its word before.
+        rules.push(Line::new(
+            vec![
+                is(ct("direction"), text("reply")),
+                is(tcp_flags(), text("rst")),
+                count(Counter::HeldUnowned),
+                drop(),
+            ],
+            "into a connection whose conntrack entry was lost",
+        ));
+    }
     rules.push(Line::new(
         vec![is(ct("direction"), text("reply")), goto(chain::UNMATCHED)],
         "an answer to a client that calls from a steered port",
     ));
     rules.extend(spec.lanes.iter().flat_map(|lane| lane::matches(&lane.lane, origin, cgroups)));
-    if armed && origin == Origin::Local {
+    if guarded {
         // A reset or the last words of a closed socket, in no connection that conntrack knows: they may be a steered
         // connection's, whose entry a stranger took away, and would leave with the host's own address.
         let owned = at_least(meta(MetaKey::Skuid), number(0));

@@ -57,6 +57,15 @@ pub(super) fn header(protocol: &'static str, field: &'static str) -> Expr {
     })))
 }
 
+/// What a segment is: its flags without those that only say how to read it (PSH, URG, ECE, CWR).
+pub(super) fn tcp_flags() -> Expr {
+    let telling = ["fin", "syn", "rst", "ack"].map(text).to_vec();
+    Expression::BinaryOperation(Box::new(BinaryOperation::AND(
+        header("tcp", "flags"),
+        Expression::List(telling),
+    )))
+}
+
 /// The protocol's name as nftables spells it.
 pub(super) const fn protocol(family: Family) -> &'static str {
     match family {
