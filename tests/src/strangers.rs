@@ -36,6 +36,20 @@ pub fn notrack(ns: &NetNs) -> Result<()> {
     )
 }
 
+/// The other half of such a guide: what comes back from port 25 is kept out of conntrack too.
+///
+/// # Errors
+/// When nft fails.
+pub fn notrack_replies(ns: &NetNs) -> Result<()> {
+    ns.nft(
+        "table inet stranger_notrack_replies {
+            chain pre { type filter hook prerouting priority raw
+                tcp sport 25 notrack
+            }
+        }",
+    )
+}
+
 /// Another packet mark, set after our choice.
 ///
 /// # Errors

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use mailsteer_tests::capture::WireReport;
 use mailsteer_tests::load::{Load, Report};
+use mailsteer_tests::netns::NetNs;
 use mailsteer_tests::receiver::{Behaviour, Whom};
 use mailsteer_tests::scene::{LONE, SHOWN, Scene, eligible, offences};
 use mailsteer_tests::topology::{Options, receiver4, receiver6};
@@ -131,27 +132,34 @@ fn a_conntrack_flush_closes_live_connections_at_once() {
     scene.close().unwrap();
 }
 
-/// The far end speaks first into connections that only wait for it: its words reach no socket, and this host's reset
-/// for them has a source's address, but nothing that says by which uplink.
-#[test]
-fn a_reset_into_a_lost_connection_is_held() {
+/// The far end speaks first into connections that only wait for it. Its words are not translated back and reach no
+/// socket, and this host's resets for them have a source's address, but nothing that says by which uplink.
+fn resets_are_held(stranger: impl FnOnce(&NetNs)) {
     const WAITING: u64 = 40;
     let scene = Scene::new(Options::default(), "").unwrap();
     scene.receiver.script(Whom::All, Behaviour::Slow(Duration::from_millis(1500)));
     let capture = scene.capture().unwrap();
     let load = Load { timeout_ms: 4000, ..scene.load(400, WAITING).unwrap() };
     let running = load.start(&scene.lab.mail).unwrap();
-    let all_wait = || scene.receiver.count() >= usize::try_from(WAITING).unwrap();
+    let all_wait = || scene.receiver.count() as u64 >= WAITING;
     poll::until_true(SHOWN, "connections that wait", all_wait).unwrap();
-    strangers::conntrack_flush(&scene.lab.mail).unwrap();
+    stranger(&scene.lab.mail);
     let report = running.finish().unwrap();
     let wire = capture.stop().unwrap();
     assert_eq!(offences(&wire), [] as [String; 0], "{report:?}");
     assert_eq!(failures(&report, &["timeout"]), WAITING, "{report:?}");
     scene.await_metric("mailsteer_held_total", &["reason=\"unowned\""], WAITING as f64).unwrap();
-    scene.receiver.script(Whom::All, Behaviour::default());
-    well_again(&scene);
     scene.close().unwrap();
+}
+
+#[test]
+fn a_reset_into_a_connection_whose_entry_was_lost_is_held() {
+    resets_are_held(|mail| strangers::conntrack_flush(mail).unwrap());
+}
+
+#[test]
+fn a_reset_into_a_connection_that_conntrack_does_not_follow_is_held() {
+    resets_are_held(|mail| strangers::notrack_replies(mail).unwrap());
 }
 
 #[test]

@@ -1,4 +1,4 @@
-//! Every developer's and CI's recipe: `cargo xtask demo`, `test`, `setup`, `ebpf`.
+//! Every developer's and CI's recipe: `cargo xtask demo`, `test`, `setup`, `ebpf`, `guards`.
 //!
 //! Owns: the command line, and nothing else. Each recipe is a module.
 
@@ -8,6 +8,7 @@ use clap::Parser;
 
 mod demo;
 mod ebpf;
+mod guards;
 mod kernel;
 mod run;
 mod setup;
@@ -24,6 +25,8 @@ enum Recipe {
     Test(test::Args),
     /// The eBPF object.
     Ebpf(ebpf::Args),
+    /// Takes the guard of each invariant away, in a copy, and sees its test fail; takes half an hour.
+    Guards(guards::Args),
 }
 
 fn main() -> ExitCode {
@@ -32,6 +35,7 @@ fn main() -> ExitCode {
         Recipe::Setup(args) => setup::run(&args),
         Recipe::Test(args) => test::run(&args),
         Recipe::Ebpf(args) => ebpf::run(&args),
+        Recipe::Guards(args) => guards::run(&args),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,

@@ -324,6 +324,19 @@ proptest! {
     }
 }
 
+/// A host that could not be read yet is no evidence: nothing is said of any source but what the operator says.
+#[test]
+fn nothing_is_decided_before_the_host_was_seen() {
+    let shape =
+        Shape { uplinks: 2, pools: vec![vec![(1, false); 4]], plumb: false, pass: false, modes: vec![1100] };
+    let mut world = World::new(config(&shape), at(0));
+    assert_eq!(world.apply(Observation::Tick, at(1)), []);
+    assert_eq!(world.apply(Observation::Config(Box::new(config(&shape))), at(2)).len(), 1, "it was loaded");
+    let suspend = Command::Suspend { source: "p0-1".into(), until: None, reason: "listed".into() };
+    assert_eq!(world.command(suspend, at(3)).unwrap().len(), 1);
+    assert!(world.pool_sources().all(|source| world.ineligible(source.local).is_none()));
+}
+
 /// The check itself: an order that takes away before it moves is caught.
 #[test]
 fn the_property_catches_a_wrong_order() {

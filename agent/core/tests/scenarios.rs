@@ -8,6 +8,8 @@
 //! == config                 the config file
 //! == step 10:00:00          what is observed or said, a line each
 //! == expect                 what follows
+//! == reload 10:05:00        another config file
+//! == expect                 what follows
 //! ```
 //!
 //! Lines of a step: `link NAME up|down|gone`, `address IF ADDR [tentative|dad-failed|gone]`, `route DEST [via GW] IF
@@ -61,7 +63,14 @@ fn difference(written: &str, played: &str) -> String {
 struct Story<'a> {
     title: &'a str,
     config: &'a str,
-    steps: Vec<(&'a str, &'a str)>,
+    steps: Vec<Step<'a>>,
+}
+
+struct Step<'a> {
+    /// `step` or `reload`.
+    kind: &'a str,
+    time: &'a str,
+    body: &'a str,
 }
 
 impl<'a> Story<'a> {
@@ -73,7 +82,7 @@ impl<'a> Story<'a> {
             let (head, body) = part.split_once('\n').unwrap_or((part, ""));
             match head.split_once(' ').unwrap_or((head, "")) {
                 ("config", _) => config = body,
-                ("step", time) => steps.push((time, body)),
+                (kind @ ("step" | "reload"), time) => steps.push(Step { kind, time, body }),
                 ("expect", _) => {}
                 (other, _) => panic!("no such part: {other}"),
             }
@@ -84,9 +93,10 @@ impl<'a> Story<'a> {
     fn play(&self) -> String {
         let mut stage = Stage::new(self.config);
         let mut text = format!("{}\n\n== config\n{}\n", self.title, self.config.trim());
-        for (time, lines) in &self.steps {
-            let follows = stage.step(&time_of_day(time), lines);
-            write!(text, "\n== step {time}\n{}\n\n== expect\n{follows}", lines.trim()).unwrap();
+        for Step { kind, time, body } in &self.steps {
+            let now = time_of_day(time);
+            let follows = if *kind == "reload" { stage.reload(now, body) } else { stage.step(now, body) };
+            write!(text, "\n== {kind} {time}\n{}\n\n== expect\n{follows}", body.trim()).unwrap();
         }
         text
     }
@@ -113,29 +123,37 @@ impl Stage {
         Self { world: None, config: config.to_owned(), host, observed, shares }
     }
 
-    fn step(&mut self, now: &Timestamp, lines: &str) -> String {
+    fn reload(&mut self, now: Timestamp, text: &str) -> String {
+        let config = Box::new(load(text, &self.host));
+        let mut events = self.world.as_mut().unwrap().apply(Observation::Config(config), now);
+        let mut out = String::new();
+        self.settle(now, &mut events, &mut out);
+        out
+    }
+
+    fn step(&mut self, now: Timestamp, lines: &str) -> String {
         let mut out = String::new();
         let mut commands = Vec::new();
         for line in lines.lines().filter(|line| !line.trim().is_empty()) {
             commands.extend(self.line(&line.split_whitespace().collect::<Vec<_>>()));
         }
-        let world = self.world.get_or_insert_with(|| World::new(load(&self.config, &self.host), *now));
-        let mut events = world.apply(Observation::Host(self.host.clone()), *now);
+        let world = self.world.get_or_insert_with(|| World::new(load(&self.config, &self.host), now));
+        let mut events = world.apply(Observation::Host(self.host.clone()), now);
         let mut answers = Vec::new();
         for command in commands {
             match command {
-                Said::Command(command) => match world.command(command, *now) {
+                Said::Command(command) => match world.command(command, now) {
                     Ok(more) => events.extend(more),
                     Err(error) => answers.push(format!("answer: {error}")),
                 },
                 Said::Explain(who, destination) => {
-                    let decision = decide::desired(world, *now);
+                    let decision = decide::desired(world, now);
                     let explanation = decide::explain(world, &decision.desired, &who, destination);
                     answers.push(explained(&explanation));
                 }
             }
         }
-        self.settle(*now, &mut events, &mut out);
+        self.settle(now, &mut events, &mut out);
         answers.iter().for_each(|answer| writeln!(out, "{answer}").unwrap());
         out
     }

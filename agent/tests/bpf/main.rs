@@ -5,6 +5,7 @@
 #![expect(clippy::unwrap_used, reason = "a test that cannot set up its world fails")]
 
 mod clsact;
+mod raw;
 mod world;
 
 use std::fs;
@@ -21,8 +22,8 @@ use mailsteer_core::plan::GuardSpec;
 use mailsteer_ebpf::{CounterKey, Counters, Event, Held, Outcome, Total};
 
 use crate::world::{
-    BEHIND, EXCLUDED, LANE, OTHER, RECEIVER, RECEIVER6, SILENT, SOURCE, SOURCE6, UNREACHABLE, World,
-    assert_held, connect, mark, run, socket, spec, start, steer,
+    BEHIND, EXCLUDED, LANE, OTHER, RECEIVER, RECEIVER6, SILENT, SILENT6, SOURCE, SOURCE6, UNREACHABLE, World,
+    assert_held, connect, held, mark, run, socket, spec, start, steer,
 };
 
 const LONG: Duration = Duration::from_secs(10);
@@ -55,6 +56,35 @@ fn the_guard_lets_leave_what_its_mark_names_and_nothing_else() {
 
     programs.set_guard(&spec(false)).unwrap();
     connect(Some(OTHER), RECEIVER, 25, 0).expect("not armed: counted only");
+}
+
+/// Also with a mark that names the packet's own address: who can make such packets may hide another address in them.
+#[test]
+fn what_cannot_be_read_is_held() {
+    let Some(world) = World::new() else { return };
+    let mut programs = world.programs();
+    steer(&world, &mut programs);
+    let look_out = raw::LookOut::new(&world);
+    for (from, to, source) in [(SOURCE, RECEIVER, 7), (SOURCE6, RECEIVER6, 8)] {
+        let packets = raw::unreadable(from, to);
+        let send_all = || {
+            packets.iter().for_each(|packet| raw::send(packet, to, mark(source)));
+            raw::send(&raw::wrapped_syn(from, to), to, 0);
+        };
+        let before = (held(&world, Held::Unreadable), held(&world, Held::NoMark));
+        send_all();
+        assert_eq!(look_out.arrived(from, to), 0, "{from}");
+        let unreadable = packets.len() as u64;
+        assert_eq!(
+            (held(&world, Held::Unreadable), held(&world, Held::NoMark)),
+            (before.0 + unreadable, before.1 + 1),
+            "{from}"
+        );
+        programs.set_guard(&spec(false)).unwrap();
+        send_all();
+        assert_eq!(look_out.arrived(from, to), packets.len() + 1, "{from}: without a guard they arrive");
+        programs.set_guard(&spec(true)).unwrap();
+    }
 }
 
 #[test]
@@ -214,6 +244,57 @@ fn every_outcome_is_counted_and_told_once() {
     assert_eq!(totals[Total::Untracked as usize], 0);
     let handshakes = world.reader().handshakes().unwrap();
     assert_eq!(handshakes[&7].iter().sum::<u64>(), 1);
+}
+
+/// A connection of which nothing came back yet: its socket, its port on the wire, its SYN's sequence number.
+fn waiting(world: &World, from: &str, to: &str, source: u16) -> (socket2::Socket, u16, u32) {
+    let asking = socket(Some(from), to, mark(source));
+    start(&asking, to);
+    let port = asking.local_addr().unwrap().as_socket().unwrap().port();
+    let deadline = Instant::now() + LONG;
+    loop {
+        let known = world.reader().connections().unwrap();
+        if let Some((_, conn)) = known.iter().find(|(key, _)| key.sport == port) {
+            return (asking, port, conn.isn);
+        }
+        assert!(Instant::now() < deadline, "its SYN did not leave");
+        thread::yield_now();
+    }
+}
+
+#[test]
+fn a_spoofed_reset_or_icmp_error_is_no_answer() {
+    let Some(world) = World::new() else { return };
+    let mut programs = world.programs();
+    steer(&world, &mut programs);
+    for (source, to, router, id) in [(SOURCE, SILENT, RECEIVER, 7), (SOURCE6, SILENT6, RECEIVER6, 8)] {
+        let reset = |port, ack| raw::segment((to, 25), (source, port), 0, ack, raw::RST_ACK);
+        let error = |port, seq| raw::unreachable(router, (source, port), (to, 25), seq);
+        let outcomes = || {
+            let counted = counters(&world, id);
+            (counted.refused, counted.unreachable, counted.closed)
+        };
+        let reaches = |wanted| {
+            let deadline = Instant::now() + LONG;
+            while outcomes() != wanted {
+                assert!(Instant::now() < deadline, "{source}: {:?} and not {wanted:?}", outcomes());
+                thread::yield_now();
+            }
+        };
+        // The right one comes last, by the same way: when it is counted, the wrong ones had their turn.
+        let (asking, port, isn) = waiting(&world, source, to, id);
+        raw::inject(&world, reset(port, isn), source);
+        raw::inject(&world, reset(port, isn.wrapping_add(2)), source);
+        raw::inject(&world, error(port, isn), source);
+        reaches((0, 1, 1));
+        drop(asking);
+        let (asking, port, isn) = waiting(&world, source, to, id);
+        raw::inject(&world, error(port, isn.wrapping_add(1)), source);
+        raw::inject(&world, error(port.wrapping_add(1), isn), source);
+        raw::inject(&world, reset(port, isn.wrapping_add(1)), source);
+        reaches((1, 1, 2));
+        drop(asking);
+    }
 }
 
 #[test]

@@ -31,6 +31,7 @@ pub(super) const RECEIVER: &str = "192.0.2.100";
 pub(super) const RECEIVER6: &str = "2001:db8:5::100";
 pub(super) const EXCLUDED: &str = "192.0.2.101";
 pub(super) const SILENT: &str = "192.0.2.102";
+pub(super) const SILENT6: &str = "2001:db8:5::102";
 pub(super) const BEHIND: &str = "203.0.113.100";
 pub(super) const UNREACHABLE: &str = "198.51.100.9";
 pub(super) const SOURCE: &str = "192.0.2.11";
@@ -116,7 +117,9 @@ impl World {
         }
         run(&format!("ip -n {peer} addr add 2001:db8:5::100/64 dev peer0 nodad"));
         run(&format!("ip -n {peer} addr add 203.0.113.100/24 dev peer1"));
-        run("ip neigh replace 192.0.2.102 lladdr 02:00:00:00:00:66 dev up0");
+        for silent in [SILENT, SILENT6] {
+            run(&format!("ip neigh replace {silent} lladdr 02:00:00:00:00:66 dev up0"));
+        }
         run("ip route add 198.51.100.0/24 via 192.0.2.100");
         run(&format!("ip -n {peer} route add unreachable 198.51.100.0/24"));
         run(&format!("ip netns exec {peer} sysctl -qw net.ipv4.ip_forward=1"));
@@ -125,7 +128,7 @@ impl World {
     /// Accepts connections to a port in the other namespace, for as long as the tests run.
     pub(super) fn listen(&self, address: &str, port: u16) {
         let at = SocketAddr::new(address.parse().unwrap(), port);
-        let namespace = fs::File::open(Path::new("/run/netns").join(&self.peer)).unwrap();
+        let namespace = self.peer_namespace();
         let listener = thread::spawn(move || {
             setns(namespace, CloneFlags::CLONE_NEWNET).unwrap();
             TcpListener::bind(at).unwrap()
@@ -138,6 +141,10 @@ impl World {
                 drop::<TcpStream>(stream);
             }
         });
+    }
+
+    pub(super) fn peer_namespace(&self) -> fs::File {
+        fs::File::open(Path::new("/run/netns").join(&self.peer)).unwrap()
     }
 
     pub(super) fn programs(&self) -> Programs {
