@@ -17,6 +17,7 @@ mod operator;
 mod reconcile;
 mod shared;
 mod status;
+mod systemd;
 mod watch;
 
 use std::net::SocketAddr;
@@ -25,11 +26,12 @@ use std::sync::Arc;
 
 use anyhow::{Context as _, Result};
 use tokio::net::TcpListener;
-use tokio::signal::unix::{SignalKind, signal};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch as tokio_watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
-use tracing::info;
+use tracing::{info, warn};
+
+use mailsteer_core::config::Config;
 
 use crate::act::bpf::BpfPaths;
 use crate::api::view::TeardownReport;
@@ -37,7 +39,8 @@ use crate::nftnl::Ours;
 use crate::{act, api, telemetry};
 
 use counts::Gatherer;
-use reconcile::Reconciler;
+use reconcile::{Outside, Reconciler};
+use systemd::{Manager, Signals};
 
 pub use config::LoadError;
 pub use file::{explain_file, plan_file};
@@ -69,9 +72,12 @@ pub fn run(options: Options) -> Result<()> {
 }
 
 async fn serve(options: Options) -> Result<()> {
+    let (signals, manager) = (Signals::watch()?, Manager::find());
+    let passed = systemd::passed_socket()?;
     let config = config::load(options.config.as_deref()).await?;
     let paths = bpf_paths(&options)?;
     let _alone = only_agent(&options)?;
+    config::keep(&options.state, &config).await;
     let (stop, tasks) = (CancellationToken::new(), TaskTracker::new());
     let shared = Arc::new(shared::Shared::new(options.clone()));
     serve_metrics(config.config.metrics, &shared, &stop, &tasks).await?;
@@ -79,15 +85,17 @@ async fn serve(options: Options) -> Result<()> {
     let ours = Ours::default();
     // Watched before the first look, so that no change falls between.
     watch::spawn(&tasks, &stop, &triggers, &ours)?;
-    let mut reconciler = Reconciler::open(&options, paths.clone(), config, Arc::clone(&shared), ours)?;
+    let (outside, door) = outside(&config.config, manager);
+    let mut reconciler =
+        Reconciler::open(&options, paths.clone(), config, Arc::clone(&shared), ours, outside)?;
     reconciler.reconcile_first().await;
 
     let gatherer = Arc::new(Gatherer::open(&paths)?);
     connections::spawn(&tasks, &stop, &paths, Arc::clone(&shared), Arc::clone(&gatherer))?;
     let control = Arc::new(control::Handle::new(triggers, shared, gatherer));
-    let (socket, ending) = (options.socket, stop.clone());
-    let server = tasks.spawn(async move { api::serve(&socket, control, ending).await });
-    let torn_down = reconciler.run(inbox, stop_signal()?, server).await?;
+    let socket = api::Socket::open(passed.map_or(api::Listen::At(options.socket), api::Listen::Passed))?;
+    let server = tasks.spawn(api::serve(socket, control, door, stop.clone()));
+    let torn_down = reconciler.run(inbox, signals, server).await?;
     info!(
         torn_down,
         "stopping: {}",
@@ -97,6 +105,42 @@ async fn serve(options: Options) -> Result<()> {
     tasks.close();
     tasks.wait().await;
     Ok(())
+}
+
+fn outside(config: &Config, manager: Manager) -> (Outside, api::Door) {
+    let access = api::Access::new(config.control.clone());
+    let (tell, steering) = tokio_watch::channel(false);
+    (Outside { access: access.clone(), steering: tell, manager }, api::Door { access, steering })
+}
+
+/// Puts up the locks and the last rules, and ends: what has to stand on a host before its MTA starts. A config that was
+/// broken since is passed over for the last one that was in force, since no lock at all would let mail leave anyhow.
+///
+/// # Errors
+/// Where there is no config that can come into force, or a lock cannot be put up.
+pub fn boot(options: &Options) -> Result<()> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    runtime.block_on(async {
+        let _alone = only_agent(options)?;
+        let loaded = match config::load(options.config.as_deref()).await {
+            Ok(loaded) => loaded,
+            Err(error) => {
+                warn!("{error}");
+                let last = config::last_good(&options.state)
+                    .await
+                    .context("there is no other config to start from")?;
+                warn!(
+                    "booting with the config that was last in force: mend the file, then `mailsteer check` it"
+                );
+                last
+            }
+        };
+        let (outside, _door) = outside(&loaded.config, Manager::find());
+        let (paths, shared) = (bpf_paths(options)?, Arc::new(shared::Shared::new(options.clone())));
+        let mut reconciler = Reconciler::open(options, paths, loaded, shared, Ours::default(), outside)?;
+        reconciler.reconcile_first().await;
+        reconciler.outcome()
+    })
 }
 
 /// Takes away what an agent left that does not run any more.
@@ -141,18 +185,6 @@ async fn serve_metrics(
     let source = Arc::new(metrics::Source::new(Arc::clone(shared)));
     tasks.spawn(telemetry::exporter::serve(listener, source, stop.clone()));
     Ok(())
-}
-
-/// Resolves when the agent is asked to stop by SIGTERM or SIGINT.
-fn stop_signal() -> Result<impl Future<Output = ()>> {
-    let mut terminate = signal(SignalKind::terminate()).context("cannot watch for SIGTERM")?;
-    let mut interrupt = signal(SignalKind::interrupt()).context("cannot watch for SIGINT")?;
-    Ok(async move {
-        tokio::select! {
-            _ = terminate.recv() => {}
-            _ = interrupt.recv() => {}
-        }
-    })
 }
 
 /// Where the eBPF programs are pinned and attached.

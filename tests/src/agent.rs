@@ -2,6 +2,7 @@
 //!
 //! Owns: its life and its files. Must not: look into it other than by its commands, its metrics and the kernel.
 
+use std::ffi::OsString;
 use std::fs;
 use std::io::{Read as _, Write as _};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpStream};
@@ -33,6 +34,7 @@ pub struct Agent {
     bpffs: PathBuf,
     cgroup: PathBuf,
     child: Option<Child>,
+    environment: Vec<(String, OsString)>,
 }
 
 impl Agent {
@@ -58,20 +60,56 @@ impl Agent {
         Ok(agent)
     }
 
-    fn prepare(lab: &Lab, config: Option<&str>) -> Result<Self> {
+    /// Its files, and nothing that runs yet.
+    ///
+    /// # Errors
+    /// When they cannot be written.
+    pub fn prepare(lab: &Lab, config: Option<&str>) -> Result<Self> {
         let dir = lab.dir().join("agent");
         fs::create_dir_all(dir.join("state"))?;
         if let Some(config) = config {
             fs::write(dir.join("mailsteer.toml"), config)?;
         }
         let (ns, bpffs) = (lab.mail.clone(), lab.bpffs());
-        Ok(Self { ns, dir, bpffs, cgroup: lab.cgroup()?.to_owned(), child: None })
+        Ok(Self { ns, dir, bpffs, cgroup: lab.cgroup()?.to_owned(), child: None, environment: Vec::new() })
     }
 
-    /// The command that runs an agent with these files.
-    fn command(&self, configured: bool) -> Result<Command> {
+    /// With this in its environment, from the next start on.
+    pub fn set_env(&mut self, name: &str, value: impl Into<OsString>) {
+        self.environment.push((name.to_owned(), value.into()));
+    }
+
+    /// Runs `mailsteer boot` with its files to its end.
+    ///
+    /// # Errors
+    /// When it cannot be started; how it ended is in the output.
+    pub fn boot(&self) -> Result<Output> {
+        Ok(self.command("boot", true)?.output()?)
+    }
+
+    /// SIGHUP.
+    ///
+    /// # Errors
+    /// When it is not running.
+    pub fn hang_up(&self) -> Result<()> {
+        let pid = self.pid().context("no agent is running")?;
+        Ok(kill(Pid::from_raw(i32::try_from(pid)?), Signal::SIGHUP)?)
+    }
+
+    /// Writes another config and tells nobody.
+    ///
+    /// # Errors
+    /// When it cannot be written.
+    pub fn write_config(&self, config: &str) -> Result<()> {
+        let fresh = self.dir.join("mailsteer.toml.new");
+        fs::write(&fresh, config)?;
+        Ok(fs::rename(fresh, self.config())?)
+    }
+
+    /// A command that runs with these files.
+    fn command(&self, verb: &str, configured: bool) -> Result<Command> {
         let mut command = self.ns.command(binary()?);
-        command.arg("agent");
+        command.arg(verb).envs(self.environment.iter().map(|(name, value)| (name, value)));
         if configured {
             command.arg("--config").arg(self.config());
         }
@@ -91,7 +129,7 @@ impl Agent {
 
     fn spawn(&mut self, configured: bool) -> Result<()> {
         let log = fs::OpenOptions::new().create(true).append(true).open(self.dir.join("log"))?;
-        let mut command = self.command(configured)?;
+        let mut command = self.command("agent", configured)?;
         command.stdout(log.try_clone()?).stderr(log);
         self.child = Some(command.spawn().context("cannot start the agent")?);
         self.wait_answer()
@@ -127,7 +165,7 @@ impl Agent {
     /// # Errors
     /// When it cannot be started; how it ended is in the output.
     pub fn second(&self) -> Result<Output> {
-        Ok(self.command(true)?.output()?)
+        Ok(self.command("agent", true)?.output()?)
     }
 
     /// SIGTERM, as an init system stops it; waits for its end and says how it ended.
@@ -193,9 +231,7 @@ impl Agent {
     /// # Errors
     /// When the agent does not take it; the error holds what it said.
     pub fn reload(&self, config: &str) -> Result<()> {
-        let fresh = self.dir.join("mailsteer.toml.new");
-        fs::write(&fresh, config)?;
-        fs::rename(fresh, self.config())?;
+        self.write_config(config)?;
         let answer = self.cli(&["reload"])?;
         if !answer.status.success() {
             bail!(

@@ -179,7 +179,7 @@ fn the_default_file_shows_every_key_and_all_of_it_parses() {
     let unread = |code: &str| ["syntax", "unknown-key", "wrong-type", "unknown-value"].contains(&code);
     assert!(!checked.problems.iter().any(|problem| unread(problem.code)), "{}", rendered(&checked));
     let schema = schema();
-    let tables = ["Host", "Nft", "Metrics", "Uplink", "Pool", "Stream"];
+    let tables = ["Host", "Nft", "Metrics", "Control", "Uplink", "Pool", "Stream"];
     let parts = tables.iter().map(|name| &schema["$defs"][name]).chain([&schema]);
     for key in parts.flat_map(|part| part["properties"].as_object().unwrap().keys()) {
         let shown = text.contains(&format!("{key} = ")) || text.contains(&format!("[{key}"));

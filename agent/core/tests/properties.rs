@@ -8,7 +8,8 @@ use std::net::IpAddr;
 use ipnet::IpNet;
 use jiff::Timestamp;
 use mailsteer_core::config::{
-    Balance, Config, Ipv6, Mode, OnExhausted, OwnTable, Plumbing, Pool, PoolSource, Stream, Tier, Uplink,
+    Balance, Config, ControlAccess, Ipv6, Mode, OnExhausted, OwnTable, Plumbing, Pool, PoolSource, Stream,
+    Tier, Uplink,
 };
 use mailsteer_core::decide::{Command, Observation, World, desired};
 use mailsteer_core::model::{Address, AddressState, Host, LaneMatch, Link, Route, SlotTarget, WantedKind};
@@ -103,6 +104,7 @@ fn config(shape: &Shape) -> Config {
         plumbing: if shape.plumb { Plumbing::Plumb } else { Plumbing::Adopt },
         own_table: OwnTable::Auto,
         metrics: None,
+        control: ControlAccess::default(),
         uplinks: if two { (0..2).map(uplink).collect() } else { Vec::new() },
         pools,
         streams,

@@ -75,6 +75,16 @@ impl Client {
             io::ErrorKind::PermissionDenied => ConnectError::Denied(path.to_owned()),
             _ => ConnectError::Other { path: path.to_owned(), source: source.into() },
         })?;
+        Self::over(socket)
+            .await
+            .map_err(|source| ConnectError::Other { path: path.to_owned(), source: source.into() })
+    }
+
+    /// Over a connection that stands already.
+    ///
+    /// # Errors
+    /// When the other end does not speak gRPC.
+    pub async fn over(socket: UnixStream) -> Result<Self, tonic::transport::Error> {
         // The endpoint's name is never looked up: the one connection is there already. Should it break, the request
         // fails rather than reach another agent half-way through.
         let mut once = Some(TokioIo::new(socket));
@@ -82,10 +92,8 @@ impl Client {
             let socket = once.take().ok_or_else(|| io::Error::from(io::ErrorKind::NotConnected));
             async move { socket }
         });
-        let channel = Endpoint::from_static("http://mailsteer.invalid")
-            .connect_with_connector(connector)
-            .await
-            .map_err(|source| ConnectError::Other { path: path.to_owned(), source: source.into() })?;
+        let channel =
+            Endpoint::from_static("http://mailsteer.invalid").connect_with_connector(connector).await?;
         Ok(Self(v1::control_client::ControlClient::new(channel)))
     }
 

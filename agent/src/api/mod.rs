@@ -6,16 +6,20 @@ mod client;
 mod convert;
 mod explained;
 mod headline;
+mod peer;
 #[cfg(test)]
 mod roundtrip;
 mod server;
+mod socket;
 pub mod view;
 
 pub use client::{Client, ConnectError};
 pub use convert::Malformed;
 pub use explained::explained;
 pub use headline::headline;
-pub use server::{Control, ControlError, ServeError, Tail, ViewStream, serve};
+pub use peer::Access;
+pub use server::{Control, ControlError, Door, STEERING, Tail, ViewStream, serve};
+pub use socket::{Listen, ServeError, Socket};
 
 /// The generated code.
 #[allow(
@@ -28,4 +32,7 @@ pub use server::{Control, ControlError, ServeError, Tail, ViewStream, serve};
 )]
 pub mod v1 {
     tonic::include_proto!("mailsteer.v1");
+
+    /// The definition itself, for reflection.
+    pub(super) const DESCRIPTION: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/mailsteer.v1.bin"));
 }

@@ -1,24 +1,23 @@
-//! The server: a Unix socket whose permissions are right from the start, and the service behind it.
+//! The server behind the control socket: control, health and reflection.
 //!
-//! Owns: the socket file, who may operate, and the way from a request to [`Control`]. Must not: know how an answer
-//! comes about. `Control` speaks in the words of the view, so that the daemon never sees the wire.
+//! Owns: the way from a request to [`Control`]. Must not: know how an answer comes about. `Control` speaks in the words of the view, so that the daemon never sees the wire.
 
-use std::io;
-use std::net::Shutdown;
-use std::os::unix::fs::{DirBuilderExt, FileTypeExt, MetadataExt, PermissionsExt};
-use std::path::{Path, PathBuf};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::{Stream, StreamExt};
-use tokio::net::UnixListener;
+use tokio::sync::watch;
 use tokio_stream::wrappers::UnixListenerStream;
 use tokio_util::sync::CancellationToken;
-use tonic::transport::server::UdsConnectInfo;
 use tonic::{Request, Response, Status as Rpc};
+use tonic_health::ServingStatus;
+use tonic_health::server::HealthReporter;
+use tonic_reflection::server::v1::{ServerReflection, ServerReflectionServer};
 
 use super::convert::Wire;
+use super::peer::{Access, PeerStream};
+use super::socket::{ServeError, Socket};
 use super::v1;
 use super::view::{
     ConnectionRow, Destination, Done, EventRow, Explanation, PlanRow, ReloadReport, SourceRow, Status,
@@ -46,29 +45,6 @@ pub enum ControlError {
     /// It was tried and failed.
     #[error("{0}")]
     Failed(String),
-}
-
-/// Why the socket could not be served.
-#[derive(Debug, thiserror::Error)]
-pub enum ServeError {
-    /// Another agent answers there.
-    #[error("another agent answers at {0}: stop it first, or give this one another --socket")]
-    InUse(PathBuf),
-    /// Something that is no socket is there.
-    #[error("{0} exists and is no socket: remove it, or give another --socket")]
-    NotASocket(PathBuf),
-    /// The socket could not be made.
-    #[error("cannot make the control socket {path}")]
-    Bind {
-        /// Where.
-        path: PathBuf,
-        /// Why.
-        #[source]
-        source: io::Error,
-    },
-    /// Serving ended with an error.
-    #[error("the control socket failed")]
-    Transport(#[from] tonic::transport::Error),
 }
 
 /// A history as it goes on.
@@ -111,133 +87,84 @@ pub trait Control: Send + Sync + 'static {
     async fn teardown(&self) -> Result<TeardownReport, ControlError>;
 }
 
-/// Serves `control` at `path` until cancelled; then lets running requests end, and removes the socket.
+/// Whom the server lets in, and what it tells those who ask after its health.
+#[derive(Clone, Debug)]
+pub struct Door {
+    /// Who may do what.
+    pub access: Access,
+    /// Whether every message leaves where it should, as far as is known.
+    pub steering: watch::Receiver<bool>,
+}
+
+/// Name under which `grpc.health.v1` says whether every message leaves where it should; the empty name and that of the
+/// service itself say only that the agent answers.
+pub const STEERING: &str = "mailsteer.steering";
+
+/// Serves `control` until cancelled; then lets running requests end, and removes the socket if it made it.
 ///
 /// # Errors
-/// [`ServeError`]: another agent answers there, the socket cannot be made, or serving fails.
+/// When serving fails.
 pub async fn serve(
-    path: &Path,
+    socket: Socket,
     control: Arc<dyn Control>,
+    door: Door,
     cancellation: CancellationToken,
 ) -> Result<(), ServeError> {
-    let (listener, ours) = bind(path)?;
-    let ending = cancellation.clone();
-    let service = v1::control_server::ControlServer::new(Service { control, cancellation });
+    let (listener, file) = socket.apart();
+    let (ending, following) = (cancellation.clone(), cancellation.clone());
+    let Door { access, steering } = door;
+    let (reporter, health) = tonic_health::server::health_reporter();
+    let reflection = access.reflection().then(description).transpose()?;
+    let readers = access.clone();
+    let service = v1::control_server::ControlServer::with_interceptor(
+        Service { control, cancellation, access },
+        move |request: Request<()>| readers.may_read(&request).map_err(Rpc::from).map(|()| request),
+    );
+    let incoming = UnixListenerStream::new(listener).map(|stream| stream.map(PeerStream::new));
+    let told = tell_health(reporter, steering, following);
     let served = tonic::transport::Server::builder()
+        .add_service(health)
+        .add_optional_service(reflection)
         .add_service(service)
-        .serve_with_incoming_shutdown(UnixListenerStream::new(listener), ending.cancelled_owned())
-        .await;
-    if let Err(error) = remove_ours(path, ours) {
-        tracing::debug!(path = %path.display(), %error, "the control socket stays");
+        .serve_with_incoming_shutdown(incoming, ending.cancelled_owned());
+    let (served, ()) = tokio::join!(served, told);
+    if let Some(file) = file {
+        file.remove();
     }
     Ok(served?)
 }
 
-/// Which file a socket is: a path may name another one by now.
-type Inode = (u64, u64);
-
-fn inode(path: &Path) -> io::Result<Inode> {
-    let found = std::fs::symlink_metadata(path)?;
-    Ok((found.dev(), found.ino()))
+/// What there is to call, for clients that do not know it beforehand (`grpcurl`).
+fn description() -> Result<ServerReflectionServer<impl ServerReflection>, tonic_reflection::server::Error> {
+    tonic_reflection::server::Builder::configure()
+        .register_encoded_file_descriptor_set(v1::DESCRIPTION)
+        .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
+        .build_v1()
 }
 
-/// Another agent's socket at the same place is left to it.
-fn remove_ours(path: &Path, ours: Inode) -> io::Result<()> {
-    if inode(path)? != ours {
-        return Err(io::Error::other("it is another's by now"));
-    }
-    std::fs::remove_file(path)
-}
-
-fn bind(path: &Path) -> Result<(UnixListener, Inode), ServeError> {
-    let failed = |source| ServeError::Bind { path: path.to_owned(), source };
-    if let Some(directory) = path.parent().filter(|d| !d.as_os_str().is_empty() && !d.exists()) {
-        std::fs::DirBuilder::new().recursive(true).mode(0o750).create(directory).map_err(failed)?;
-    }
-    remove_stale(path)?;
-    // Bound beside its place in a directory that only we can enter, given its mode, then moved: there is no moment
-    // at which others could open it, and the process's umask (shared by all threads) is left alone.
-    let parent = path.parent().filter(|d| !d.as_os_str().is_empty()).unwrap_or_else(|| Path::new("."));
-    let private = Private::create(parent).map_err(failed)?;
-    bind_and_move(&private.0.join("s"), path).map_err(failed)
-}
-
-fn bind_and_move(private: &Path, path: &Path) -> io::Result<(UnixListener, Inode)> {
-    let listener = UnixListener::bind(private)?;
-    std::fs::set_permissions(private, std::fs::Permissions::from_mode(0o660))?;
-    let ours = inode(private)?;
-    std::fs::rename(private, path)?;
-    Ok((listener, ours))
-}
-
-/// A directory for the moment of binding, which goes with this value, whatever fails meanwhile.
-struct Private(PathBuf);
-
-impl Private {
-    fn create(parent: &Path) -> io::Result<Self> {
-        let private = Self(parent.join(format!(".mailsteer-{}", std::process::id())));
-        // One that was killed at this point may have had the same number.
-        private.remove();
-        std::fs::DirBuilder::new().mode(0o700).create(&private.0)?;
-        Ok(private)
-    }
-
-    fn remove(&self) {
-        match std::fs::remove_dir_all(&self.0) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                tracing::warn!(path = %self.0.display(), %error, "a directory was left behind");
-            }
-            _ => {}
+/// Keeps what `grpc.health.v1` says up to date.
+async fn tell_health(
+    reporter: HealthReporter,
+    mut steering: watch::Receiver<bool>,
+    cancellation: CancellationToken,
+) {
+    reporter.set_service_status(v1::control_server::SERVICE_NAME, ServingStatus::Serving).await;
+    loop {
+        let well = *steering.borrow_and_update();
+        let status = if well { ServingStatus::Serving } else { ServingStatus::NotServing };
+        reporter.set_service_status(STEERING, status).await;
+        tokio::select! {
+            changed = steering.changed() => if changed.is_err() { break },
+            () = cancellation.cancelled() => break,
         }
     }
-}
-
-impl Drop for Private {
-    fn drop(&mut self) {
-        self.remove();
-    }
-}
-
-/// Removes a socket that nobody answers; anything else at its place is an error.
-fn remove_stale(path: &Path) -> Result<(), ServeError> {
-    let failed = |source| ServeError::Bind { path: path.to_owned(), source };
-    match std::fs::symlink_metadata(path) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
-        Err(error) => return Err(failed(error)),
-        Ok(found) if !found.file_type().is_socket() => return Err(ServeError::NotASocket(path.to_owned())),
-        Ok(_) => {}
-    }
-    match std::os::unix::net::UnixStream::connect(path) {
-        Ok(stream) => {
-            stream.shutdown(Shutdown::Both).map_err(failed)?;
-            Err(ServeError::InUse(path.to_owned()))
-        }
-        Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {
-            std::fs::remove_file(path).map_err(failed)
-        }
-        Err(error) => Err(failed(error)),
-    }
+    reporter.set_service_status("", ServingStatus::NotServing).await;
 }
 
 struct Service {
     control: Arc<dyn Control>,
     cancellation: CancellationToken,
-}
-
-/// Only root and the agent's own user may change anything.
-fn may_operate<T>(request: &Request<T>) -> Result<(), ControlError> {
-    let uid = request
-        .extensions()
-        .get::<UdsConnectInfo>()
-        .and_then(|info| info.peer_cred)
-        .map(|credentials| credentials.uid());
-    match uid {
-        Some(uid) if uid == 0 || uid == nix::unistd::geteuid().as_raw() => Ok(()),
-        Some(uid) => Err(ControlError::Denied(format!(
-            "uid {uid} may look and not operate: run the command as root, or as the agent's own user"
-        ))),
-        None => Err(ControlError::Denied("the socket does not say who asks".to_owned())),
-    }
+    access: Access,
 }
 
 fn required<T>(field: Option<T>, name: &str) -> Result<T, ControlError> {
@@ -310,27 +237,27 @@ impl v1::control_server::Control for Service {
     }
 
     async fn suspend(&self, request: Request<v1::SuspendRequest>) -> Result<Response<v1::Done>, Rpc> {
-        may_operate(&request)?;
+        self.access.may_operate(&request)?;
         let asked = request.into_inner();
         let span = asked.seconds.map(Duration::from_secs);
         Ok(Response::new(self.control.suspend(&asked.source, span, reason(&asked.reason)?).await?.to_wire()))
     }
 
     async fn resume(&self, request: Request<v1::ResumeRequest>) -> Result<Response<v1::Done>, Rpc> {
-        may_operate(&request)?;
+        self.access.may_operate(&request)?;
         let asked = request.into_inner();
         Ok(Response::new(self.control.resume(&asked.source, reason(&asked.reason)?).await?.to_wire()))
     }
 
     async fn bypass(&self, request: Request<v1::BypassRequest>) -> Result<Response<v1::Done>, Rpc> {
-        may_operate(&request)?;
+        self.access.may_operate(&request)?;
         let asked = request.into_inner();
         let span = asked.seconds.map(Duration::from_secs);
         Ok(Response::new(self.control.bypass(&asked.stream, span, reason(&asked.reason)?).await?.to_wire()))
     }
 
     async fn reload(&self, request: Request<v1::ReloadRequest>) -> Result<Response<v1::ReloadReport>, Rpc> {
-        may_operate(&request)?;
+        self.access.may_operate(&request)?;
         Ok(Response::new(self.control.reload().await?.to_wire()))
     }
 
@@ -338,7 +265,7 @@ impl v1::control_server::Control for Service {
         &self,
         request: Request<v1::TeardownRequest>,
     ) -> Result<Response<v1::TeardownReport>, Rpc> {
-        may_operate(&request)?;
+        self.access.may_operate(&request)?;
         Ok(Response::new(self.control.teardown().await?.to_wire()))
     }
 }

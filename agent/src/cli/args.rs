@@ -46,6 +46,8 @@ pub enum Color {
 pub enum Command {
     /// Run the agent in the foreground.
     Agent(AgentArgs),
+    /// Put up the locks and the rules, and end: for the boot, before any MTA starts.
+    Boot(AgentArgs),
     /// Check a config file; every problem at once, each at its place.
     Check {
         /// The file.

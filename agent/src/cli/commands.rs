@@ -40,7 +40,8 @@ pub fn run(cli: Cli) -> ExitCode {
 
 fn dispatch(cli: Cli) -> Result<u8> {
     match cli.command {
-        Command::Agent(args) => agent(args, cli.socket),
+        Command::Agent(args) => crate::daemon::run(prepared(args, cli.socket)?).map(|()| 0),
+        Command::Boot(args) => crate::daemon::boot(&prepared(args, cli.socket)?).map(|()| 0),
         Command::ConnectAs(args) => connect_as::connect_as(&args),
         Command::Teardown(args) => teardown(args, cli.socket, cli.json),
         Command::Check { ref file, away } => check::check(file, away, cli.json, style(cli.color)),
@@ -66,11 +67,10 @@ fn style(color: Color) -> Style {
     Style { color }
 }
 
-fn agent(args: AgentArgs, socket: std::path::PathBuf) -> Result<u8> {
+fn prepared(args: AgentArgs, socket: std::path::PathBuf) -> Result<crate::daemon::Options> {
     crate::telemetry::init(args.log_format)?;
     let AgentArgs { config, bpffs, cgroup, state, .. } = args;
-    crate::daemon::run(crate::daemon::Options { config, socket, bpffs, cgroup, state })?;
-    Ok(0)
+    Ok(crate::daemon::Options { config, socket, bpffs, cgroup, state })
 }
 
 pub(super) fn put(text: &str) -> Result<()> {
@@ -139,7 +139,11 @@ async fn asked(cli: Cli) -> Result<u8> {
                 format!("{warnings}{} is {what}\n", report.file)
             })
         }
-        Command::Agent(_) | Command::ConnectAs(_) | Command::Check { .. } | Command::Teardown(_) => Ok(0),
+        Command::Agent(_)
+        | Command::Boot(_)
+        | Command::ConnectAs(_)
+        | Command::Check { .. }
+        | Command::Teardown(_) => Ok(0),
     }
 }
 

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use jiff::Timestamp;
 use mailsteer_core::config::{self, Config, Problem};
 use thiserror::Error;
+use tracing::warn;
 
 use crate::cli::host_view::{NamesError, users_and_groups};
 
@@ -39,6 +40,8 @@ fn list(problems: &[Problem]) -> String {
 /// A config that may come into force.
 pub(super) struct Loaded {
     pub(super) config: Config,
+    /// The file as it was read; empty without one.
+    pub(super) text: String,
     pub(super) warnings: Vec<String>,
     pub(super) loaded_at: Timestamp,
 }
@@ -47,19 +50,61 @@ pub(super) struct Loaded {
 pub(super) async fn load(path: Option<&Path>) -> Result<Loaded, LoadError> {
     let loaded_at = Timestamp::now();
     let Some(path) = path else {
-        return Ok(Loaded { config: Config::observe_only(), warnings: Vec::new(), loaded_at });
+        return Ok(Loaded {
+            config: Config::observe_only(),
+            text: String::new(),
+            warnings: Vec::new(),
+            loaded_at,
+        });
     };
-    let text = tokio::fs::read_to_string(path)
-        .await
-        .map_err(|source| LoadError::Unreadable { path: path.to_owned(), source })?;
+    let text = read(path).await?;
+    judge(path, text, loaded_at)
+}
+
+async fn read(path: &Path) -> Result<String, LoadError> {
+    let read = tokio::fs::read_to_string(path).await;
+    read.map_err(|source| LoadError::Unreadable { path: path.to_owned(), source })
+}
+
+fn judge(path: &Path, text: String, loaded_at: Timestamp) -> Result<Loaded, LoadError> {
     let checked = config::load(&path.display().to_string(), &text, &users_and_groups()?);
     let (errors, warnings): (Vec<Problem>, Vec<Problem>) =
         checked.problems.into_iter().partition(Problem::is_error);
     match checked.config {
         Some(config) => {
             let warnings: Vec<String> = warnings.iter().map(ToString::to_string).collect();
-            Ok(Loaded { config, warnings, loaded_at })
+            Ok(Loaded { config, text, warnings, loaded_at })
         }
         None => Err(LoadError::Wrong { path: path.to_owned(), problems: errors }),
     }
+}
+
+/// The file of the config that was last in force, for a boot at which the config itself is broken.
+fn last_good_file(state: &Path) -> PathBuf {
+    state.join("last-good.toml")
+}
+
+/// Keeps a config that came into force. One that cannot be kept is said and changes nothing else.
+pub(super) async fn keep(state: &Path, loaded: &Loaded) {
+    let path = last_good_file(state);
+    if loaded.text.is_empty() || tokio::fs::read_to_string(&path).await.is_ok_and(|kept| kept == loaded.text)
+    {
+        return;
+    }
+    let next = path.with_extension("toml.next");
+    let kept = async {
+        tokio::fs::write(&next, &loaded.text).await?;
+        tokio::fs::File::open(&next).await?.sync_all().await?;
+        tokio::fs::rename(&next, &path).await
+    };
+    if let Err(error) = kept.await {
+        warn!("{}: {error}; a boot with a broken config would have no other to start from", path.display());
+    }
+}
+
+/// The config that was last in force.
+pub(super) async fn last_good(state: &Path) -> Result<Loaded, LoadError> {
+    let path = last_good_file(state);
+    let text = read(&path).await?;
+    judge(&path, text, Timestamp::now())
 }

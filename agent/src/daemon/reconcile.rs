@@ -13,7 +13,7 @@ use jiff::Timestamp;
 use mailsteer_core::decide::{self, Command, Decision, Event, EventKind, Observation, OperatorError, World};
 use mailsteer_core::model::{Address, Host, WantedKind};
 use mailsteer_core::plan::{self, Action, AddressAt, Observed};
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
 use tracing::{debug, warn};
 
@@ -21,10 +21,12 @@ use super::Options;
 use super::config::{self, LoadError, Loaded};
 use super::operator::Kept;
 use super::shared::{Published, Shared};
+use super::status;
+use super::systemd::{Asked, Manager, Signals};
 use crate::act::bpf::BpfPaths;
 use crate::act::{ActError, Carried, Executor, GivenOut, Teardown};
-use crate::api::ServeError;
-use crate::api::view::{Locks, ReloadReport, TeardownReport};
+use crate::api::view::{Level, Locks, ReloadReport, TeardownReport};
+use crate::api::{Access, ServeError};
 use crate::nftnl::Ours;
 use crate::observe::nft::TableChange;
 use crate::observe::{Look, Looker};
@@ -54,10 +56,21 @@ pub(super) enum Trigger {
     Teardown(oneshot::Sender<TeardownReport>),
 }
 
+/// Who is kept informed besides those who ask.
+pub(super) struct Outside {
+    /// Who may ask.
+    pub(super) access: Access,
+    /// Whether every message leaves where it should.
+    pub(super) steering: watch::Sender<bool>,
+    /// The service manager.
+    pub(super) manager: Manager,
+}
+
 /// The loop's state.
 pub(super) struct Reconciler {
     options: Options,
     shared: Arc<Shared>,
+    outside: Outside,
     world: World,
     decision: Decision,
     looker: Looker,
@@ -83,6 +96,7 @@ impl Reconciler {
         loaded: Loaded,
         shared: Arc<Shared>,
         ours: Ours,
+        outside: Outside,
     ) -> Result<Self> {
         let now = Timestamp::now();
         let kept = Kept::read(&options.state)?;
@@ -95,6 +109,7 @@ impl Reconciler {
         Ok(Self {
             options: options.clone(),
             shared,
+            outside,
             world,
             decision: Decision::default(),
             looker: Looker::open()?,
@@ -115,18 +130,26 @@ impl Reconciler {
         self.reconcile().await;
     }
 
+    /// Whether the last pass left everything as desired, or what it could not do.
+    pub(super) fn outcome(&self) -> Result<()> {
+        if self.faults.is_empty() { Ok(()) } else { anyhow::bail!("{}", self.faults.join("; ")) }
+    }
+
     /// Runs until told to stop; says whether everything was torn down.
     pub(super) async fn run(
         mut self,
         mut inbox: mpsc::Receiver<Trigger>,
-        stop: impl Future<Output = ()>,
+        mut signals: Signals,
         mut server: JoinHandle<Result<(), ServeError>>,
     ) -> Result<bool> {
-        tokio::pin!(stop);
         let mut full_pass = tokio::time::interval(FULL_PASS);
         full_pass.tick().await;
-        let mut guard_look = tokio::time::interval(GUARD_LOOK);
+        // The service manager hears of every turn of this loop, and there is one at least this often.
+        let pulse = self.outside.manager.pulse().unwrap_or(GUARD_LOOK);
+        let mut guard_look = tokio::time::interval(GUARD_LOOK.min(pulse));
+        self.outside.manager.ready();
         loop {
+            self.outside.manager.alive();
             let deadline = self.until_deadline();
             tokio::select! {
                 trigger = inbox.recv() => {
@@ -142,7 +165,16 @@ impl Reconciler {
                         continue;
                     }
                 }
-                () = &mut stop => return Ok(false),
+                asked = signals.next() => {
+                    if asked == Asked::Stop {
+                        self.outside.manager.stopping();
+                        return Ok(false);
+                    }
+                    if let Err(error) = self.reload().await {
+                        warn!("SIGHUP: {error}");
+                    }
+                    continue;
+                }
                 ended = &mut server => {
                     ended.context("the control server panicked")??;
                     return Ok(false);
@@ -230,6 +262,15 @@ impl Reconciler {
     }
 
     async fn reload(&mut self) -> Result<ReloadReport, LoadError> {
+        self.outside.manager.reloading();
+        let report = self.read_config().await;
+        self.reconcile().await;
+        self.outside.manager.ready();
+        report
+    }
+
+    /// Takes the config file in; a bad one changes nothing.
+    async fn read_config(&mut self) -> Result<ReloadReport, LoadError> {
         let path = self.options.config.clone();
         let loaded = match config::load(path.as_deref()).await {
             Ok(loaded) => loaded,
@@ -237,14 +278,15 @@ impl Reconciler {
                 let errors = if let LoadError::Wrong { problems, .. } = &error { problems.len() } else { 1 };
                 self.tell_now(EventKind::ConfigRefused { errors });
                 self.config_error = Some(error.to_string());
-                self.reconcile().await;
                 return Err(error);
             }
         };
+        config::keep(&self.options.state, &loaded).await;
         let changed = loaded.config != *self.world.config();
         let warnings = loaded.warnings;
         self.config_error = None;
         self.config_loaded = loaded.loaded_at;
+        self.outside.access.set(loaded.config.control.clone());
         if loaded.config.own_table != self.world.config().own_table
             && let Err(error) = self.executor.own_table(loaded.config.own_table)
         {
@@ -252,7 +294,6 @@ impl Reconciler {
         }
         let events = self.world.apply(Observation::Config(Box::new(loaded.config)), Timestamp::now());
         self.tell(&events);
-        self.reconcile().await;
         let file = path.map(|path| path.display().to_string()).unwrap_or_default();
         Ok(ReloadReport { file, changed, warnings })
     }
@@ -410,7 +451,7 @@ impl Reconciler {
         self.shared.happened(&Event { at: Timestamp::now(), kind });
     }
 
-    fn publish(&self) {
+    fn publish(&mut self) {
         let desired = &self.decision.desired;
         let attached = self.executor.attached();
         let ways = desired.uplinks.iter().filter_map(|uplink| uplink.ifindex);
@@ -431,6 +472,11 @@ impl Reconciler {
             faults: self.faults.clone(),
             settled: self.settled,
         });
+        if let Some(published) = self.shared.published() {
+            let headline = status::status(&self.shared, &published).headline;
+            self.outside.manager.status(&headline.sentence);
+            self.outside.steering.send_replace(headline.level != Level::Broken);
+        }
     }
 }
 

@@ -8,9 +8,12 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 use mailsteer::api::view::*;
-use mailsteer::api::{Client, Control, ControlError, Tail, ViewStream, headline, serve};
+use mailsteer::api::{
+    Access, Client, Control, ControlError, Door, Listen, Socket, Tail, ViewStream, headline, serve,
+};
 use mailsteer_core::config::Tier;
 use mailsteer_core::model::Family;
+use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
@@ -272,13 +275,31 @@ pub(crate) struct Served {
     server: JoinHandle<Result<(), mailsteer::api::ServeError>>,
 }
 
+/// Lets in whoever may open the socket; nothing is known of the mail yet.
+pub(crate) fn open_door() -> Door {
+    Door { access: Access::default(), steering: watch::channel(false).1 }
+}
+
 impl Served {
     pub(crate) async fn start() -> Self {
+        Self::behind(open_door()).await
+    }
+
+    pub(crate) async fn behind(door: Door) -> Self {
         let directory = tempfile::tempdir().unwrap();
-        let socket = directory.path().join("control.sock");
-        let (end, path) = (CancellationToken::new(), socket.clone());
-        let ending = end.clone();
-        let server = tokio::spawn(async move { serve(&path, Arc::new(Fake), ending).await });
+        let path = directory.path().join("control.sock");
+        let listening = Socket::open(Listen::At(path.clone())).unwrap();
+        Self::on(directory, path, listening, door).await
+    }
+
+    pub(crate) async fn on(
+        directory: tempfile::TempDir,
+        socket: PathBuf,
+        listening: Socket,
+        door: Door,
+    ) -> Self {
+        let end = CancellationToken::new();
+        let server = tokio::spawn(serve(listening, Arc::new(Fake), door, end.clone()));
         let deadline = std::time::Instant::now() + Duration::from_secs(10);
         while Client::connect(&socket).await.is_err() {
             assert!(std::time::Instant::now() < deadline, "no server");

@@ -15,6 +15,6 @@ pub use load::{Checked, load};
 pub use problem::{CODES, Label, Problem, Severity};
 pub use schema::{reference, schema};
 pub use settings::{
-    Balance, Config, HostView, Ipv6, Mode, OnExhausted, OwnTable, Plumbing, Pool, PoolSource, Stream, Tier,
-    Uplink,
+    Balance, Config, ControlAccess, HostView, Ipv6, Mode, OnExhausted, OwnTable, Plumbing, Pool, PoolSource,
+    Stream, Tier, Uplink,
 };

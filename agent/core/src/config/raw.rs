@@ -32,6 +32,8 @@ table! {
         nft: RawNft,
         /// Where Prometheus finds the metrics.
         metrics: RawMetrics,
+        /// Who may ask and command the agent through its control socket.
+        control: RawControl,
         /// Uplinks by name: interface and gateway by which mail leaves. None: found by the default routes.
         uplink: Keyed<RawUplink>,
         /// Pools by name: the sources that a stream may leave from.
@@ -72,6 +74,22 @@ table! {
         /// that only a loopback address is accepted.
         #[schemars(extend("default" = "127.0.0.1:9925"))]
         listen: String,
+    }
+}
+
+table! {
+    /// Who may ask and command the agent through its control socket. Root and the agent's own user may always.
+    #[schemars(rename = "Control")]
+    pub(crate) struct RawControl {
+        /// Groups whose members may change something: suspend, resume, bypass, reload, teardown. The default counts
+        /// only where the group exists.
+        #[schemars(extend("default" = ["mailsteer-operators"]))]
+        operators: Many<String>,
+        /// Groups whose members may look, besides the operators. None written: whoever may open the socket.
+        readers: Many<String>,
+        /// Whether gRPC clients may ask which calls there are. Takes effect at the agent's next start.
+        #[schemars(extend("default" = true))]
+        reflection: bool,
     }
 }
 

@@ -1,6 +1,6 @@
 //! What a config means, once it has passed the checks: names resolved, ranges expanded, defaults filled in.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
 
 use ipnet::IpNet;
@@ -24,12 +24,31 @@ pub struct Config {
     pub own_table: OwnTable,
     /// Where metrics are served; `None`: nowhere.
     pub metrics: Option<SocketAddr>,
+    /// Who may do what through the control socket.
+    pub control: ControlAccess,
     /// Uplinks as configured; empty: found by the default routes.
     pub uplinks: Vec<Uplink>,
     /// Pools by name.
     pub pools: BTreeMap<String, Pool>,
     /// Streams in the order in which they match.
     pub streams: Vec<Stream>,
+}
+
+/// Who may ask and command the agent, besides root and the agent's own user. Groups by their ids.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct ControlAccess {
+    /// Members may change something.
+    pub operators: BTreeSet<u32>,
+    /// Members may look; `None`: whoever may open the socket.
+    pub readers: Option<BTreeSet<u32>>,
+    /// Whether clients may ask which calls there are.
+    pub reflection: bool,
+}
+
+impl Default for ControlAccess {
+    fn default() -> Self {
+        Self { operators: BTreeSet::new(), readers: None, reflection: true }
+    }
 }
 
 /// Whether a stream is steered.
@@ -193,6 +212,7 @@ impl Config {
             plumbing: Plumbing::Plumb,
             own_table: OwnTable::Auto,
             metrics: None,
+            control: ControlAccess::default(),
             uplinks: vec![],
             pools: BTreeMap::new(),
             streams: vec![],

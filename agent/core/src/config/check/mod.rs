@@ -4,6 +4,7 @@
 //! check leaves something to go on with, and the config built from an erroneous file is thrown away by `load`.
 
 mod address;
+mod control;
 mod general;
 mod host;
 mod identity;
@@ -54,6 +55,7 @@ pub(super) fn check(
     }
     let ports = general::ports(raw.ports.as_ref(), problems);
     let metrics = general::metrics(raw, problems);
+    let control = control::access(raw, view, problems);
     let not_checked = not_checked(view, &matcher);
     // What is unwise matters once something is to be steered; observing changes nothing and is always fine.
     if !steered {
@@ -66,6 +68,7 @@ pub(super) fn check(
         plumbing,
         own_table: own_table(raw),
         metrics,
+        control,
         uplinks: uplinks.into_iter().map(|one| one.uplink).collect(),
         pools: pools.into_iter().map(finished).collect(),
         streams: streams

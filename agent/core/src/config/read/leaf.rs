@@ -19,6 +19,16 @@ impl FromToml for String {
     }
 }
 
+impl FromToml for bool {
+    fn from_toml(value: &Spanned<DeValue<'_>>, problems: &mut Vec<Problem>) -> Option<Self> {
+        if let DeValue::Boolean(truth) = value.get_ref() {
+            return Some(*truth);
+        }
+        wrong_type(value, "true or false", problems);
+        None
+    }
+}
+
 impl FromToml for i64 {
     fn from_toml(value: &Spanned<DeValue<'_>>, problems: &mut Vec<Problem>) -> Option<Self> {
         let number = match value.get_ref() {
