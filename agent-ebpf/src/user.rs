@@ -32,3 +32,29 @@ pod!(
     SourceEntry,
     Told,
 );
+
+impl Counters {
+    /// Adds another's counts to these.
+    pub fn add(&mut self, more: &Self) {
+        self.attempts += more.attempts;
+        self.established += more.established;
+        self.refused += more.refused;
+        self.unreachable += more.unreachable;
+        self.reset += more.reset;
+        self.unanswered += more.unanswered;
+        self.closed += more.closed;
+        self.bytes_out += more.bytes_out;
+        self.bytes_in += more.bytes_in;
+        self.wrong += more.wrong;
+        self.retransmits += more.retransmits;
+    }
+}
+
+impl CounterKey {
+    /// Which counters a mark's connections go to: those of lane 0 without a mark of ours.
+    #[must_use]
+    pub fn of_mark(mark: u32) -> Self {
+        let mark = crate::Mark::unpack(mark);
+        Self { lane: mark.map_or(0, |mark| mark.lane.into()), source: mark.map_or(0, |mark| mark.source) }
+    }
+}

@@ -64,11 +64,21 @@ pub struct Options {
 ///
 /// # Errors
 /// Where it cannot start: a bad config, missing privileges, a kernel that lacks what is needed. Nothing has been
-/// changed then.
+/// changed then, and what an agent before it put up stands; the error says so.
 pub fn run(options: Options) -> Result<()> {
     // Two threads: one may wait for the kernel while the other answers.
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
-    runtime.block_on(serve(options))
+    let standing = options.bpffs.join("mailsteer").exists();
+    runtime.block_on(serve(options)).map_err(|error| if standing { on_its_own(&error) } else { error })
+}
+
+/// What stands steers on, and there is a way back.
+fn on_its_own(error: &anyhow::Error) -> anyhow::Error {
+    anyhow::anyhow!(
+        "{error:#}\n  What the agent before put up still stands: mail is steered as it was last, and held rather than \
+         let out wrongly; but nobody follows what becomes of its addresses.\n  Mend the cause and start it again, or \
+         go back to the version that ran before (apt install mailsteer=VERSION): it takes over what stands."
+    )
 }
 
 async fn serve(options: Options) -> Result<()> {

@@ -47,10 +47,11 @@ async fn a_stranger_may_look_and_not_operate() {
     assert!(said.contains("not allowed to open"), "{said}");
     std::fs::set_permissions(&agent.socket, PermissionsExt::from_mode(0o666)).unwrap();
     assert_eq!(stranger(&["sources"]), (Some(0), String::new()));
-    let operating: [&[&str]; 5] = [
+    let operating: [&[&str]; 6] = [
         &["suspend", "transactional-1", "--reason", "x"],
         &["resume", "transactional-1", "--reason", "x"],
         &["bypass", "marketing", "--for", "1h", "--reason", "x"],
+        &["hold", "--reason", "x"],
         &["reload"],
         &["teardown", "--yes"],
     ];

@@ -10,7 +10,7 @@ use fake::{Served, mailsteer};
 async fn every_answer() {
     let agent = Served::start().await;
     let who = ["--uid", "105", "203.0.113.200"];
-    let commands: [(&str, &[&str]); 12] = [
+    let commands: [(&str, &[&str]); 13] = [
         ("status", &["status"]),
         ("sources", &["sources"]),
         ("connections", &["connections", "-n", "5"]),
@@ -21,6 +21,7 @@ async fn every_answer() {
         ("suspend", &["suspend", "transactional-2", "--for", "1h30m", "--reason", "x"]),
         ("resume", &["resume", "transactional-2", "--reason", "x"]),
         ("bypass", &["bypass", "marketing", "--for", "1h", "--reason", "x"]),
+        ("hold", &["hold", "--for", "1h", "--reason", "x"]),
         ("reload", &["reload"]),
         ("teardown", &["teardown", "--yes"]),
     ];
@@ -86,6 +87,7 @@ fn help_of_every_command() {
         "suspend",
         "resume",
         "bypass",
+        "hold",
         "reload",
         "events",
         "teardown",

@@ -35,6 +35,7 @@ pub struct Agent {
     cgroup: PathBuf,
     child: Option<Child>,
     environment: Vec<(String, OsString)>,
+    wrapper: Vec<OsString>,
 }
 
 impl Agent {
@@ -71,12 +72,25 @@ impl Agent {
             fs::write(dir.join("mailsteer.toml"), config)?;
         }
         let (ns, bpffs) = (lab.mail.clone(), lab.bpffs());
-        Ok(Self { ns, dir, bpffs, cgroup: lab.cgroup()?.to_owned(), child: None, environment: Vec::new() })
+        Ok(Self {
+            ns,
+            dir,
+            bpffs,
+            cgroup: lab.cgroup()?.to_owned(),
+            child: None,
+            environment: Vec::new(),
+            wrapper: Vec::new(),
+        })
     }
 
     /// With this in its environment, from the next start on.
     pub fn set_env(&mut self, name: &str, value: impl Into<OsString>) {
         self.environment.push((name.to_owned(), value.into()));
+    }
+
+    /// Runs it by this program, which is given the agent's command line, from the next start on.
+    pub fn set_wrapper(&mut self, wrapper: impl IntoIterator<Item = impl Into<OsString>>) {
+        self.wrapper = wrapper.into_iter().map(Into::into).collect();
     }
 
     /// Runs `mailsteer boot` with its files to its end.
@@ -108,8 +122,9 @@ impl Agent {
 
     /// A command that runs with these files.
     fn command(&self, verb: &str, configured: bool) -> Result<Command> {
-        let mut command = self.ns.command(binary()?);
-        command.arg(verb).envs(self.environment.iter().map(|(name, value)| (name, value)));
+        let mut words = self.wrapper.iter().cloned().chain([binary()?.into_os_string()]);
+        let mut command = self.ns.command(words.next().unwrap_or_default());
+        command.args(words).arg(verb).envs(self.environment.iter().map(|(name, value)| (name, value)));
         if configured {
             command.arg("--config").arg(self.config());
         }

@@ -204,6 +204,63 @@ fn both_locks_stay_when_it_ends_and_a_restart_adopts_the_counters() {
     place.close();
 }
 
+/// Another version has other pins. Its own are moved to where another version's would be: only the number differs.
+fn as_another_version(lab: &Lab) {
+    let pins = lab.bpffs().join("mailsteer");
+    let own = std::fs::read_dir(&pins).unwrap().next().unwrap().unwrap().path();
+    std::fs::rename(own, pins.join("v4242")).unwrap();
+}
+
+#[test]
+fn an_upgrade_to_another_map_layout_takes_over_without_a_gap() {
+    let place = Place::new();
+    let mut agent = Agent::start(&place.lab, CONFIG).unwrap();
+    assert_eq!(place.sources(8), pool());
+    counted(&agent, 8);
+    agent.kill().unwrap();
+    as_another_version(&place.lab);
+    assert_eq!(place.sources(8), pool(), "the other version's stands");
+    // Under load, so that a moment without a guard or with two that disagree would show.
+    let capture = Capture::start(&place.lab.world, &["wa"], 25).unwrap();
+    let load = Asker::on_host(&place.lab, STEERED).unwrap().load(200, 400, vec![receiver4(1)]);
+    let running = load.start(&place.lab.mail).unwrap();
+    agent.restart().unwrap();
+    let report = running.finish().unwrap();
+    assert_eq!(report.ok, 400, "{report:?}");
+    let wire = capture.stop().unwrap();
+    assert_eq!(wire.others(&pool().into_iter().collect::<Vec<_>>()), [] as [String; 0]);
+    counted(&agent, 8 + 8 + 400);
+    let left: Vec<_> = std::fs::read_dir(place.lab.bpffs().join("mailsteer")).unwrap().collect();
+    assert_eq!(left.len(), 1, "nothing of the other version is left: {left:?}");
+    let open = agent.json(&["sources"]).unwrap();
+    assert!(open.as_array().unwrap().iter().all(|row| row["counters"]["open"] == 0), "{open}");
+    drop(agent);
+    place.close();
+}
+
+#[test]
+fn a_start_that_fails_leaves_what_stands_and_says_the_way_back() {
+    let place = Place::new();
+    let mut agent = Agent::start(&place.lab, CONFIG).unwrap();
+    agent.kill().unwrap();
+    as_another_version(&place.lab);
+    // An object that no kernel loads.
+    let bad = place.lab.dir().join("bad.o");
+    std::fs::write(&bad, b"no object").unwrap();
+    agent.set_env("MAILSTEER_BPF_OBJECT", bad);
+    let said = agent.second().unwrap();
+    let text = String::from_utf8_lossy(&said.stderr).into_owned();
+    assert!(!said.status.success() && text.contains("go back to the version that ran before"), "{text}");
+    assert_eq!(place.sources(8), pool(), "the other version's rules and guard work");
+    let capture = Capture::start(&place.lab.world, &["wa"], 25).unwrap();
+    strangers::flush(&place.lab.mail).unwrap();
+    place.lab.mail.sh("nft delete table inet mailsteer 2>/dev/null || true").unwrap();
+    assert_eq!(place.attempt().as_deref(), Some("timeout"), "its guard holds");
+    assert!(capture.stop().unwrap().by_source.is_empty());
+    drop(agent);
+    place.close();
+}
+
 #[test]
 fn a_suspension_survives_sigkill() {
     let place = Place::new();
@@ -222,6 +279,40 @@ fn a_suspension_survives_sigkill() {
     assert_eq!(place.sources(6), others);
     assert!(agent.cli(&["resume", "main-1", "--reason", "delisted"]).unwrap().status.success());
     assert_eq!(place.sources(8), pool());
+    drop(agent);
+    place.close();
+}
+
+#[test]
+fn on_hold_nothing_moves_by_itself_not_even_over_sigkill() {
+    let place = Place::new();
+    for n in 0..4 {
+        place.lab.mail.sh(&format!("ip address add {}/32 dev upa", uplinks()[0].source4(n))).unwrap();
+    }
+    let mut agent = Agent::start(&place.lab, ADOPTS).unwrap();
+    assert_eq!(place.sources(8), pool());
+    assert!(agent.cli(&["hold", "--reason", "work on the switch"]).unwrap().status.success());
+    let gone = uplinks()[0].source4(0);
+    place.lab.mail.sh(&format!("ip address del {gone}/32 dev upa")).unwrap();
+    // A quarter of the connections was its share, and stays it: refused, and not moved.
+    let refused = |agent: &Agent| {
+        let load = Asker::on_host(&place.lab, STEERED).unwrap().load(200, 60, vec![receiver4(1)]);
+        let before = place.receiver.count();
+        let report = load.run(&place.lab.mail).unwrap();
+        let peers = place.receiver.connections();
+        let peers: BTreeSet<IpAddr> = peers.iter().skip(before).map(|c| c.peer.ip()).collect();
+        assert!(!peers.contains(&gone), "{peers:?}");
+        assert!(agent.pid().is_none() || agent.json(&["status"]).unwrap()["hold"].is_object());
+        report.failed.get("EHOSTUNREACH").copied().unwrap_or_default()
+    };
+    poll::until_true(Duration::from_secs(10), "its share to be refused", || refused(&agent) == 15).unwrap();
+    agent.kill().unwrap();
+    assert_eq!(refused(&agent), 15);
+    agent.restart().unwrap();
+    // What an agent has not seen since its start is waited for at first.
+    poll::until_true(Duration::from_secs(20), "it to be refused still", || refused(&agent) == 15).unwrap();
+    assert!(agent.cli(&["hold", "--end", "--reason", "done"]).unwrap().status.success());
+    assert_eq!(place.sources(9), pool().into_iter().filter(|source| *source != gone).collect());
     drop(agent);
     place.close();
 }

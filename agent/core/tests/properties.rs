@@ -119,6 +119,8 @@ enum Happening {
     Suspend { pool: usize, n: usize },
     Resume { pool: usize, n: usize },
     Bypass { stream: usize },
+    Hold,
+    EndHold,
     Reload(Shape),
     Flush,
     Later,
@@ -132,6 +134,8 @@ fn happening() -> impl Strategy<Value = Happening> {
         2 => (0_usize..3, 0_usize..6).prop_map(|(pool, n)| Happening::Suspend { pool, n }),
         2 => (0_usize..3, 0_usize..6).prop_map(|(pool, n)| Happening::Resume { pool, n }),
         1 => (0_usize..3).prop_map(|stream| Happening::Bypass { stream }),
+        1 => Just(Happening::Hold),
+        1 => Just(Happening::EndHold),
         1 => shape().prop_map(Happening::Reload),
         1 => Just(Happening::Flush),
         1 => Just(Happening::Later),
@@ -196,6 +200,13 @@ impl Lab {
                 let stream = format!("s{stream}");
                 let command = Command::Bypass { stream, until: at(self.now + 3), reason: "test".into() };
                 let _unknown = self.world.command(command, now);
+            }
+            Happening::Hold => {
+                let command = Command::Hold { until: Some(at(self.now + 8)), reason: "test".into() };
+                self.world.command(command, now).unwrap();
+            }
+            Happening::EndHold => {
+                let _not_held = self.world.command(Command::EndHold { reason: "test".into() }, now);
             }
             Happening::Reload(shape) => {
                 self.world.apply(Observation::Config(Box::new(config(shape))), now);

@@ -14,7 +14,7 @@
 //!
 //! Lines of a step: `link NAME up|down|gone`, `address IF ADDR [tentative|dad-failed|gone]`, `route DEST [via GW] IF
 //! [gone]`, `suspend SOURCE [until HH:MM:SS] because WHY`, `resume SOURCE because WHY`, `bypass STREAM until HH:MM:SS
-//! because WHY`, `table flushed`, `time passes`, `explain uid N to ADDR`. Run with `MAILSTEER_BLESS=1` to write what
+//! because WHY`, `hold because WHY`, `end hold because WHY`, `table flushed`, `time passes`, `explain uid N to ADDR`. Run with `MAILSTEER_BLESS=1` to write what
 //! follows into the files, then read the difference.
 #![expect(clippy::unwrap_used, clippy::panic, reason = "a test fails loudly")]
 #![expect(clippy::disallowed_methods, reason = "scenarios are files; the core itself reads none")]
@@ -198,10 +198,18 @@ impl Stage {
                         ChoiceMode::Discarded(_) => None,
                     })
                     .collect();
-                if let Some(target) =
-                    lane.slots[&family].0.first().filter(|slot| !matches!(slot, SlotTarget::Source(..)))
-                {
-                    parts = vec![target.to_string()];
+                let slots = &lane.slots[&family].0;
+                let mut others: Vec<String> = slots
+                    .iter()
+                    .filter(|slot| !matches!(slot, SlotTarget::Source(..)))
+                    .map(ToString::to_string)
+                    .collect();
+                let count = others.len();
+                others.dedup();
+                match (others.as_slice(), count < slots.len()) {
+                    ([], _) => {}
+                    (all, false) => parts = all.to_vec(),
+                    (some, true) => parts.push(format!("{} {count}/{}", some.join(" or "), slots.len())),
                 }
                 let steering = format!("{:?}", lane.steering).to_lowercase();
                 shares.insert(format!("{} {family} ({steering})", lane.stream), parts.join(", "));
@@ -286,6 +294,12 @@ impl Stage {
             ["bypass", stream, "until", until, "because", ref why @ ..] => {
                 let (until, reason) = (time_of_day(until), why.join(" "));
                 return Some(Said::Command(Command::Bypass { stream: stream.into(), until, reason }));
+            }
+            ["hold", "because", ref why @ ..] => {
+                return Some(Said::Command(Command::Hold { until: None, reason: why.join(" ") }));
+            }
+            ["end", "hold", "because", ref why @ ..] => {
+                return Some(Said::Command(Command::EndHold { reason: why.join(" ") }));
             }
             ["explain", "uid", uid, "to", destination] => {
                 let who = Who { uid: Some(uid.parse().unwrap()), ..Who::default() };

@@ -173,6 +173,14 @@ impl Executor {
         Ok(())
     }
 
+    /// Takes away what another version of mailsteer left; says which versions.
+    ///
+    /// # Errors
+    /// Where something of it cannot be read or removed.
+    pub fn retire_earlier(&mut self) -> Result<Vec<u32>, ActError> {
+        Ok(self.programs.retire_earlier()?)
+    }
+
     /// Interfaces at which the guard is attached.
     #[must_use]
     pub fn attached(&self) -> Vec<u32> {

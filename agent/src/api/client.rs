@@ -168,6 +168,20 @@ impl Client {
         Ok(Done::from_wire(within(CHANGE, self.0.resume(v1::ResumeRequest { source, reason })).await?)?)
     }
 
+    /// Lets nothing change by itself, or ends that.
+    ///
+    /// # Errors
+    /// What the agent says.
+    pub async fn hold(
+        &mut self,
+        span: Option<Duration>,
+        end: bool,
+        reason: String,
+    ) -> Result<Done, ControlError> {
+        let asked = v1::HoldRequest { seconds: span.map(|s| s.as_secs()), end, reason };
+        Ok(Done::from_wire(within(CHANGE, self.0.hold(asked)).await?)?)
+    }
+
     /// Lets a stream pass unsteered, or ends that.
     ///
     /// # Errors

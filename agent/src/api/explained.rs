@@ -2,7 +2,7 @@
 
 use mailsteer_core::config::{PoolSource, Tier};
 use mailsteer_core::decide::{self, World};
-use mailsteer_core::model::{Desired, Family, SlotTarget, Steering};
+use mailsteer_core::model::{Desired, Family, SlotTarget, Slots, Steering};
 
 use super::view::{Destination, Explanation, Fate, SourceStep, StreamStep, Who};
 
@@ -32,8 +32,8 @@ pub fn explained(world: &World, desired: &Desired, who: Who, destination: Destin
     }
 }
 
-/// What happens to the steered share of a stream, and how large that is. All slots of a lane are sources, or all
-/// say the same.
+/// What happens to the steered share of a stream, and how large that is. While the operator holds,
+/// part of it may be refused.
 fn fate(desired: &Desired, stream: Option<&str>, family: Family) -> (Fate, u32) {
     let lane = desired.lanes.iter().find(|lane| Some(lane.stream.as_str()) == stream);
     let Some(lane) = lane else { return (Fate::Alone, 0) };
@@ -42,7 +42,7 @@ fn fate(desired: &Desired, stream: Option<&str>, family: Family) -> (Fate, u32) 
         Steering::Canary(share) => u32::from(share),
         Steering::Enforce => 1000,
     };
-    match lane.slots.get(&family).and_then(|slots| slots.0.first()) {
+    match lane.slots.get(&family).and_then(Slots::says) {
         Some(SlotTarget::Source(..)) => (Fate::Steered, share),
         Some(SlotTarget::Refuse(_)) => (Fate::Refused, share),
         Some(SlotTarget::Pass) => (Fate::Alone, 0),

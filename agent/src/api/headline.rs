@@ -217,8 +217,10 @@ fn fine(status: &Status) -> Headline {
         1 => "; 1 source suspended".to_owned(),
         n => format!("; {n} sources suspended"),
     };
+    let hold = if status.hold.is_some() { "; on hold" } else { "" };
     let streams = parts.join(", ");
-    finding(Level::Ok, format!("every message leaves where it should (streams: {streams}{suspended})"), "")
+    let sentence = format!("every message leaves where it should (streams: {streams}{suspended}{hold})");
+    finding(Level::Ok, sentence, "")
 }
 
 #[cfg(test)]

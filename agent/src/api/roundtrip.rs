@@ -149,7 +149,7 @@ macro_rules! filled {
 
 filled! {
     Headline { level, sentence, advice }
-    Status { headline, version, uptime_seconds, reconcile_age_seconds, config, locks, streams, pools, totals, conntrack_used_ratio, table_repairs, suspended, bypasses, faults, time, cgroup_root }
+    Status { headline, version, uptime_seconds, reconcile_age_seconds, config, locks, streams, pools, totals, conntrack_used_ratio, table_repairs, suspended, bypasses, hold, faults, time, cgroup_root }
     ConfigState { file, loaded, error }
     Locks { table, table_owned, guard, guard_armed, guard_error }
     StreamState { name, pool, mode, share, matches, exhausted, tags, uids, gids, cgroups, forwarded, marks }
@@ -157,6 +157,7 @@ filled! {
     Totals { wrong, held, refused, attempts, established, stopped, wrong_last, stopped_last }
     Suspension { source, reason, since, until }
     BypassState { stream, reason, until }
+    HoldState { reason, since, until }
     SourceRow { name, public, local, pools, tier, weight, uplink, state, reason, counters }
     SourceCounters { attempts, established, refused, unreachable, reset, unanswered, open, bytes_out, bytes_in }
     ConnectionRow { time, pid, uid, cgroup, stream, provider, wanted_source, wanted_address, real_address, destination, destination_port, local_port, cookie, outcome, handshake_ms, retransmits }
@@ -196,6 +197,7 @@ proptest! {
         comes_back::<Totals, v1::Totals>(seed);
         comes_back::<Suspension, v1::Suspension>(seed);
         comes_back::<BypassState, v1::BypassState>(seed);
+        comes_back::<HoldState, v1::HoldState>(seed);
         comes_back::<SourceRow, v1::Source>(seed);
         comes_back::<SourceCounters, v1::SourceCounters>(seed);
         comes_back::<ConnectionRow, v1::Connection>(seed);

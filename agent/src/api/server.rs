@@ -81,6 +81,8 @@ pub trait Control: Send + Sync + 'static {
     async fn resume(&self, source: &str, reason: &str) -> Result<Done, ControlError>;
     /// Lets a stream pass unsteered; `None`: ends that.
     async fn bypass(&self, stream: &str, span: Option<Duration>, reason: &str) -> Result<Done, ControlError>;
+    /// Lets nothing change by itself, or ends that; `None`: until it is ended.
+    async fn hold(&self, span: Option<Duration>, end: bool, reason: &str) -> Result<Done, ControlError>;
     /// Reads the config again.
     async fn reload(&self) -> Result<ReloadReport, ControlError>;
     /// Removes everything of ours; the agent ends after it.
@@ -254,6 +256,13 @@ impl v1::control_server::Control for Service {
         let asked = request.into_inner();
         let span = asked.seconds.map(Duration::from_secs);
         Ok(Response::new(self.control.bypass(&asked.stream, span, reason(&asked.reason)?).await?.to_wire()))
+    }
+
+    async fn hold(&self, request: Request<v1::HoldRequest>) -> Result<Response<v1::Done>, Rpc> {
+        self.access.may_operate(&request)?;
+        let asked = request.into_inner();
+        let span = asked.seconds.map(Duration::from_secs);
+        Ok(Response::new(self.control.hold(span, asked.end, reason(&asked.reason)?).await?.to_wire()))
     }
 
     async fn reload(&self, request: Request<v1::ReloadRequest>) -> Result<Response<v1::ReloadReport>, Rpc> {

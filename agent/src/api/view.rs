@@ -77,6 +77,8 @@ pub struct Status {
     pub suspended: Vec<Suspension>,
     /// Streams that the operator lets pass for a time.
     pub bypasses: Vec<BypassState>,
+    /// Nothing changes by itself, by the operator's word.
+    pub hold: Option<HoldState>,
     /// What went wrong last and still holds, in sentences (a failed action, an unreadable file).
     pub faults: Vec<String>,
     /// When this was said.
@@ -231,6 +233,17 @@ pub struct BypassState {
     pub reason: String,
     /// Until when.
     pub until: Timestamp,
+}
+
+/// No share moves by itself.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct HoldState {
+    /// In the operator's words.
+    pub reason: String,
+    /// Since when.
+    pub since: Timestamp,
+    /// Until when; `None`: until it is ended.
+    pub until: Option<Timestamp>,
 }
 
 /// Whether a source may serve.

@@ -112,6 +112,18 @@ pub enum Command {
         #[arg(long)]
         reason: String,
     },
+    /// Let no share move by itself: what a source cannot serve of its own is refused, and not moved.
+    Hold {
+        /// For how long (90s, 2h, 1d); without it, until it is ended.
+        #[arg(long = "for", value_parser = duration, value_name = "TIME")]
+        span: Option<Duration>,
+        /// End it now.
+        #[arg(long, conflicts_with = "span")]
+        end: bool,
+        /// Why; stands in the events.
+        #[arg(long)]
+        reason: String,
+    },
     /// Read the config again; a bad one changes nothing.
     Reload,
     /// What happened: flips, repairs, reloads, the operator's words.

@@ -131,6 +131,7 @@ async fn asked(cli: Cli) -> Result<u8> {
         Command::Bypass { stream, span, reason, .. } => {
             done(json, &client.bypass(stream, span, reason).await?)
         }
+        Command::Hold { span, end, reason } => done(json, &client.hold(span, end, reason).await?),
         Command::Reload => {
             let report = client.reload().await?;
             show(json, &report, || {

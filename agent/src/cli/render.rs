@@ -209,7 +209,7 @@ fn stream(s: &StreamState) -> Vec<String> {
 }
 
 fn operator(s: &Status, out: &mut String) {
-    if !s.suspended.is_empty() || !s.bypasses.is_empty() || !s.faults.is_empty() {
+    if !s.suspended.is_empty() || !s.bypasses.is_empty() || !s.faults.is_empty() || s.hold.is_some() {
         out.push('\n');
     }
     for x in &s.suspended {
@@ -221,6 +221,10 @@ fn operator(s: &Status, out: &mut String) {
             "bypass     ",
             &format!("{} until {}: {}", x.stream, moment(x.until), x.reason),
         ));
+    }
+    if let Some(hold) = &s.hold {
+        let until = hold.until.map_or_else(|| "it is ended".to_owned(), moment);
+        out.push_str(&wrapped("on hold    ", &format!("until {until}: {}", hold.reason)));
     }
     for fault in &s.faults {
         out.push_str(&wrapped("fault      ", fault));

@@ -68,9 +68,10 @@ fn refused(error: &OperatorError) -> ControlError {
         OperatorError::UnknownSource { .. } | OperatorError::UnknownStream { .. } => {
             ControlError::NotFound(error.to_string())
         }
-        OperatorError::NotSuspended { .. } | OperatorError::NotBypassed { .. } | OperatorError::Past => {
-            ControlError::Invalid(error.to_string())
-        }
+        OperatorError::NotSuspended { .. }
+        | OperatorError::NotBypassed { .. }
+        | OperatorError::NotHeld
+        | OperatorError::Past => ControlError::Invalid(error.to_string()),
     }
 }
 
@@ -147,6 +148,16 @@ impl Control for Handle {
         let command = match span {
             Some(span) => Command::Bypass { stream, until: until(span)?, reason },
             None => Command::EndBypass { stream, reason },
+        };
+        self.command(command).await
+    }
+
+    async fn hold(&self, span: Option<Duration>, end: bool, reason: &str) -> Result<Done, ControlError> {
+        let reason = reason.to_owned();
+        let command = if end {
+            Command::EndHold { reason }
+        } else {
+            Command::Hold { until: span.map(until).transpose()?, reason }
         };
         self.command(command).await
     }

@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
-use mailsteer_core::decide::{Bypass, Suspension, World};
+use mailsteer_core::decide::{Bypass, Hold, Suspension, World};
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
@@ -38,11 +38,17 @@ pub(super) enum OperatorFileError {
 pub(super) struct Kept {
     suspended: BTreeMap<IpAddr, Suspension>,
     bypassed: BTreeMap<String, Bypass>,
+    #[serde(default)]
+    hold: Option<Hold>,
 }
 
 impl Kept {
     pub(super) fn of(world: &World) -> Self {
-        Self { suspended: world.suspensions().clone(), bypassed: world.bypasses().clone() }
+        Self {
+            suspended: world.suspensions().clone(),
+            bypassed: world.bypasses().clone(),
+            hold: world.hold().cloned(),
+        }
     }
 
     /// Reads the file; nothing is kept where there is none.
@@ -71,7 +77,7 @@ impl Kept {
     }
 
     pub(super) fn restore(self, world: &mut World) {
-        world.restore_operator(self.suspended, self.bypassed);
+        world.restore_operator(self.suspended, self.bypassed, self.hold);
     }
 }
 

@@ -15,7 +15,7 @@ use mailsteer_core::model::{Address, Host, WantedKind};
 use mailsteer_core::plan::{self, Action, AddressAt, Observed};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
-use tracing::{debug, warn};
+use tracing::{debug, info, warn};
 
 use super::Options;
 use super::config::{self, LoadError, Loaded};
@@ -307,6 +307,7 @@ impl Reconciler {
                 Ok(0) => {
                     self.settled = Some(Instant::now());
                     self.meddled = None;
+                    self.retire_earlier();
                     break;
                 }
                 Ok(count) => acted += count,
@@ -319,6 +320,18 @@ impl Reconciler {
         }
         debug!(acted, left = self.pending.len(), "reconciled");
         self.publish();
+    }
+
+    /// All of ours stands: what another version left is of no more use.
+    fn retire_earlier(&mut self) {
+        match self.executor.retire_earlier() {
+            Ok(retired) => {
+                for abi in retired {
+                    info!(abi, "took over from another version of mailsteer, its counts included");
+                }
+            }
+            Err(error) => self.faults.push(format!("what another version left stays: {}", chain(&error))),
+        }
     }
 
     /// Observes, decides, plans and acts once; says how many steps it took.
@@ -337,6 +350,10 @@ impl Reconciler {
         let count = self.pending.len();
         let mut failed = Vec::new();
         for action in std::mem::take(&mut self.pending) {
+            // Healed while the rules could not be written, connections would miss them again, and stay so for good.
+            if matches!(action, Action::Heal { .. }) && self.executor.written().is_none() {
+                continue;
+            }
             if let Err(error) = self.act(&action).await {
                 failed.push((action, error));
             }

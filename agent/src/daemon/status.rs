@@ -8,14 +8,14 @@ use std::net::IpAddr;
 
 use mailsteer_core::config::{Pool, PoolSource, Tier};
 use mailsteer_core::decide::{Reason, World};
-use mailsteer_core::model::{Family, Lane, SlotTarget, Steering};
+use mailsteer_core::model::{Family, Lane, SlotTarget, Slots, Steering};
 
 use super::counts::Counts;
 use super::shared::{Published, Shared};
 use crate::api::headline;
 use crate::api::view::{
-    BypassState, ConfigState, PoolState, SourceRow, SourceState, Status, StreamMode, StreamState, Suspension,
-    Totals,
+    BypassState, ConfigState, HoldState, PoolState, SourceRow, SourceState, Status, StreamMode, StreamState,
+    Suspension, Totals,
 };
 
 /// The agent as a whole.
@@ -41,6 +41,11 @@ pub(super) fn status(shared: &Shared, published: &Published) -> Status {
         table_repairs: tallies.repairs,
         suspended: suspended(world),
         bypasses: bypasses(world),
+        hold: world.hold().map(|hold| HoldState {
+            reason: hold.reason.clone(),
+            since: hold.since,
+            until: hold.until,
+        }),
         time: jiff::Timestamp::now(),
         cgroup_root: cgroup.map(|path| path.display().to_string()).unwrap_or_default(),
         faults: published.faults.iter().chain(&counts.faults).cloned().chain(shared.disturbed()).collect(),
@@ -54,9 +59,9 @@ fn stream(world: &World, lane: &Lane) -> StreamState {
     let pool = world.config().streams.iter().find(|stream| stream.name == lane.stream);
     let (mode, share) = mode(lane.steering);
     let dry = |family: &Family| {
-        let first = lane.slots.get(family).and_then(|slots| slots.0.first());
         let exhausted = SlotTarget::Refuse(mailsteer_core::model::RefuseReason::Exhausted);
-        first.is_some_and(|target| *target == exhausted || *target == SlotTarget::Hold)
+        let serves_nobody = |target: &SlotTarget| *target == exhausted || *target == SlotTarget::Hold;
+        lane.slots.get(family).and_then(Slots::says).is_some_and(|says| serves_nobody(&says))
     };
     StreamState {
         name: lane.stream.clone(),

@@ -256,6 +256,10 @@ impl Control for Fake {
     async fn bypass(&self, stream: &str, span: Option<Duration>, _: &str) -> Result<Done, ControlError> {
         done(format!("{stream} passes: {}", span.is_some()))
     }
+    async fn hold(&self, _: Option<Duration>, end: bool, _: &str) -> Result<Done, ControlError> {
+        let text = if end { "off hold" } else { "on hold" };
+        Ok(Done { text: text.into(), changed: true })
+    }
     async fn reload(&self) -> Result<ReloadReport, ControlError> {
         Err(ControlError::BadConfig("mailsteer.toml has 1 error(s)".into()))
     }

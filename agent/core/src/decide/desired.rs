@@ -223,14 +223,20 @@ fn share(
     };
     let (primary, spare) = (weights_of(Tier::Primary), weights_of(Tier::Spare));
     let count = slots::slot_count_of_tiers(&primary, &spare);
-    let eligible: Vec<bool> = standings.iter().map(Result::is_ok).collect();
+    let eligible: Vec<bool> = members
+        .iter()
+        .zip(&standings)
+        .map(|(source, standing)| may_hold_slots(world, source, standing))
+        .collect();
     let (tier, holders) = match slots::share_out(count, &primary, &eligible) {
         Some(holders) => (Tier::Primary, Some(holders)),
         None => (Tier::Spare, slots::share_out(count, &spare, &eligible)),
     };
-    let target = |index: usize| {
-        let uplink = standings[index].as_ref().ok()?;
-        Some(SlotTarget::Source(world.ids.source(members[index].local)?, *uplink))
+    let target = |index: usize| match &standings[index] {
+        Ok(uplink) => Some(SlotTarget::Source(world.ids.source(members[index].local)?, *uplink)),
+        // On hold: the share stays its own, and waits or is refused with it.
+        Err(_) if world.awaited_until(members[index].local, now).is_some() => Some(SlotTarget::Hold),
+        Err(_) => Some(SlotTarget::Refuse(RefuseReason::Exhausted)),
     };
     let targets = holders.as_ref().and_then(|held| held.iter().map(|&index| target(index)).collect());
     Share {
@@ -240,6 +246,14 @@ fn share(
         awaited: members.iter().any(|source| world.awaited_until(source.local, now).is_some()),
         standings: answers(&members, standings, holders.as_deref().unwrap_or_default(), tier),
     }
+}
+
+/// Whether a source shares the slots: whoever can serve; while the operator holds, whoever could when that began, unless
+/// the operator has set it aside since.
+fn may_hold_slots(world: &World, source: &PoolSource, standing: &Result<UplinkId, Reason>) -> bool {
+    let Some(hold) = world.hold() else { return standing.is_ok() };
+    let set_aside = matches!(standing, Err(Reason::Suspended { .. } | Reason::WeightZero));
+    hold.serving.contains(&source.local) && !set_aside
 }
 
 fn answers(

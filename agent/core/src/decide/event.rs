@@ -81,6 +81,18 @@ pub enum EventKind {
         /// Why.
         why: String,
     },
+    /// No slot changes hands by itself any more.
+    HoldStarted {
+        /// In the operator's words.
+        why: String,
+        /// Until when.
+        until: Option<Timestamp>,
+    },
+    /// Slots change hands by themselves again.
+    HoldEnded {
+        /// Why.
+        why: String,
+    },
     /// Traffic was moved.
     Flipped {
         /// The stream.
@@ -150,6 +162,8 @@ impl EventKind {
             Self::Resumed { .. } => "resumed",
             Self::BypassStarted { .. } => "bypass-started",
             Self::BypassEnded { .. } => "bypass-ended",
+            Self::HoldStarted { .. } => "hold-started",
+            Self::HoldEnded { .. } => "hold-ended",
             Self::Flipped { .. } => "flipped",
             Self::Exhausted { .. } => "exhausted",
             Self::TableRepaired { .. } => "table-repaired",
@@ -173,6 +187,7 @@ impl EventKind {
             | Self::BypassEnded { stream, .. }
             | Self::Flipped { stream, .. }
             | Self::Exhausted { stream, .. } => stream,
+            Self::HoldStarted { .. } | Self::HoldEnded { .. } => "hold",
             Self::TableRepaired { .. } => "table",
             Self::GuardFirstAgain { interface } => interface,
             Self::Disturbed { .. } => "host",
@@ -199,6 +214,10 @@ impl fmt::Display for EventKind {
                 write!(f, "stream {stream} is left alone{}: {why}", Until(Some(*until)))
             }
             Self::BypassEnded { stream, why } => write!(f, "stream {stream} is steered again: {why}"),
+            Self::HoldStarted { why, until } => {
+                write!(f, "on hold{}: no share moves by itself: {why}", Until(*until))
+            }
+            Self::HoldEnded { why } => write!(f, "off hold, shares move again: {why}"),
             Self::Flipped { stream, family, source, before, after, reason } => {
                 let (before, after) = (Percent(*before), Percent(*after));
                 write!(f, "{stream} {family}: {source} {before} -> {after}")?;

@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 use super::uplinks;
 use super::world::World;
 use crate::model::{
-    Choice, ChoiceMode, Desired, Family, Lane, LaneMatch, RefuseReason, SlotTarget, Steering,
+    Choice, ChoiceMode, Desired, Family, Lane, LaneMatch, RefuseReason, SlotTarget, Slots, Steering,
 };
 
 /// Who connects.
@@ -212,8 +212,8 @@ fn answer(world: &World, choice: &Choice) -> SourceAnswer {
 
 fn refused(lane: &Lane, family: Family) -> Option<RefuseReason> {
     let steered = matches!(lane.steering, Steering::Canary(_) | Steering::Enforce);
-    match lane.slots.get(&family)?.0.first()? {
-        SlotTarget::Refuse(reason) if steered => Some(*reason),
+    match lane.slots.get(&family)?.says()? {
+        SlotTarget::Refuse(reason) if steered => Some(reason),
         _ => None,
     }
 }
@@ -225,9 +225,10 @@ fn result(lane: &Lane, family: Family, sources: &[SourceAnswer]) -> String {
         Steering::Bypass => return format!("left alone: stream {stream} is bypassed"),
         Steering::Canary(_) | Steering::Enforce => {}
     }
-    let first = lane.slots.get(&family).and_then(|slots| slots.0.first());
+    let slots = lane.slots.get(&family);
+    let says = slots.and_then(Slots::says);
     let chosen: Vec<&SourceAnswer> = sources.iter().filter(|source| source.share > 0).collect();
-    let answer = match first {
+    let answer = match says {
         Some(SlotTarget::Refuse(reason)) => format!("refused at once: {}", reason.as_str()),
         Some(SlotTarget::Hold) => "held until its pool's addresses are ready".into(),
         Some(SlotTarget::Pass) => {
@@ -237,6 +238,16 @@ fn result(lane: &Lane, family: Family, sources: &[SourceAnswer]) -> String {
             [only] => format!("leaves from {}", named(only)),
             many => format!("leaves from one of {} sources", many.len()),
         },
+    };
+    let stranded = slots.map_or(0, Slots::stranded);
+    let answer = match slots {
+        Some(slots) if stranded > 0 => {
+            format!(
+                "{answer}; {stranded} of {} slots refuse: their sources cannot serve, and nothing moves on hold",
+                slots.0.len()
+            )
+        }
+        _ => answer,
     };
     match lane.steering {
         Steering::Canary(share) => {

@@ -58,7 +58,7 @@ fn exhausted(before: &Desired, after: &Desired) -> Vec<EventKind> {
         let refuses = |target: &SlotTarget| {
             matches!(target, SlotTarget::Refuse(crate::model::RefuseReason::Exhausted) | SlotTarget::Pass)
         };
-        slots.is_some_and(|slots| slots.0.first().is_some_and(refuses))
+        slots.and_then(crate::model::Slots::says).is_some_and(|says| refuses(&says))
     };
     let mut events = Vec::new();
     for lane in &after.lanes {

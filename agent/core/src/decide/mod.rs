@@ -20,7 +20,7 @@ pub use event::{Event, EventKind};
 pub use explain::{Explanation, SourceAnswer, StreamAnswer, Who, explain};
 pub use flips::{Flip, flips};
 pub use ids::Ids;
-pub use operator::{Bypass, Command, OperatorError, Suspension};
+pub use operator::{Bypass, Command, Hold, OperatorError, Suspension};
 pub use reason::Reason;
 pub use slots::{MAX_SLOTS, slot_count};
 pub use uplinks::default_route;

@@ -1,8 +1,8 @@
-//! What the operator said: suspensions and bypasses, each with a reason, some with an end.
+//! What the operator said: suspensions, bypasses and a hold, each with a reason, some with an end.
 //!
 //! Owns: their state and their expiry. Must not: touch slots; they are facts that `desired` reads.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use jiff::Timestamp;
@@ -33,6 +33,21 @@ pub struct Bypass {
     pub until: Timestamp,
 }
 
+/// No automatic change, by the operator's word: no slot changes hands. What a source may not serve of its own share is
+/// refused and not moved, and is its own again as soon as it can serve.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Hold {
+    /// Why, in the operator's words.
+    pub reason: String,
+    /// Since when.
+    pub since: Timestamp,
+    /// Until when; `None`: until it is ended.
+    pub until: Option<Timestamp>,
+    /// Local addresses that share the traffic meanwhile: those that could serve when it began, and those that the
+    /// operator put into service since.
+    pub serving: BTreeSet<IpAddr>,
+}
+
 /// What an operator can say.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case", tag = "command")]
@@ -59,6 +74,18 @@ pub enum Command {
         stream: String,
         /// Until when.
         until: Timestamp,
+        /// Why.
+        reason: String,
+    },
+    /// Let nothing change by itself.
+    Hold {
+        /// Until when; `None`: until it is ended.
+        until: Option<Timestamp>,
+        /// Why.
+        reason: String,
+    },
+    /// Let things change again.
+    EndHold {
         /// Why.
         reason: String,
     },
@@ -98,6 +125,9 @@ pub enum OperatorError {
         /// The stream.
         stream: String,
     },
+    /// There is no hold to end.
+    #[error("nothing is on hold")]
+    NotHeld,
     /// The time given is over already.
     #[error("that time is over already: give one that lies ahead")]
     Past,
@@ -108,6 +138,7 @@ pub enum OperatorError {
 pub(super) struct Operator {
     pub(super) suspended: BTreeMap<IpAddr, Suspension>,
     pub(super) bypassed: BTreeMap<String, Bypass>,
+    pub(super) hold: Option<Hold>,
 }
 
 impl Operator {
@@ -130,12 +161,16 @@ impl Operator {
             }
             stays
         });
+        if self.hold.take_if(|hold| hold.until.is_some_and(|until| until <= now)).is_some() {
+            events.push(EventKind::HoldEnded { why: "its time is over".into() });
+        }
         events
     }
 
     /// The next time at which something expires.
     pub(super) fn next_deadline(&self) -> Option<Timestamp> {
         let suspensions = self.suspended.values().filter_map(|suspension| suspension.until);
-        suspensions.chain(self.bypassed.values().map(|bypass| bypass.until)).min()
+        let hold = self.hold.as_ref().and_then(|hold| hold.until);
+        suspensions.chain(self.bypassed.values().map(|bypass| bypass.until)).chain(hold).min()
     }
 }

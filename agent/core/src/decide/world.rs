@@ -9,7 +9,9 @@ use std::net::IpAddr;
 use jiff::{SignedDuration, Timestamp};
 
 use super::operator::Operator;
-use super::{Bypass, Command, Event, EventKind, Ids, OperatorError, Reason, Suspension, sources, uplinks};
+use super::{
+    Bypass, Command, Event, EventKind, Hold, Ids, OperatorError, Reason, Suspension, sources, uplinks,
+};
 use crate::config::{Config, Plumbing, PoolSource};
 use crate::model::{Host, LaneId, SourceId};
 
@@ -75,7 +77,13 @@ impl World {
         match observation {
             Observation::Host(host) => self.host = Some(host),
             Observation::Config(config) => {
+                let before = self.local_addresses();
                 self.config = *config;
+                // A source that the operator adds is to serve, also while nothing changes by itself.
+                let added: Vec<IpAddr> = self.local_addresses().difference(&before).copied().collect();
+                if let Some(hold) = &mut self.operator.hold {
+                    hold.serving.extend(added);
+                }
                 kinds.push(EventKind::ConfigLoaded {
                     streams: self.config.streams.len(),
                     sources: self.local_addresses().len(),
@@ -114,7 +122,28 @@ impl World {
                 let (name, address) = self.find_source(&source)?;
                 let removed = self.operator.suspended.remove(&address);
                 removed.ok_or_else(|| OperatorError::NotSuspended { source_name: name.clone() })?;
+                let locals: Vec<IpAddr> =
+                    self.pool_sources().filter(|source| source.public == address).map(|s| s.local).collect();
+                if let Some(hold) = &mut self.operator.hold {
+                    hold.serving.extend(locals);
+                }
                 Ok(EventKind::Resumed { source: name, address, why: reason })
+            }
+            Command::Hold { until, reason } => {
+                if until.is_some_and(|until| until <= now) {
+                    return Err(OperatorError::Past);
+                }
+                // Said again it changes the words and the end, and not who serves.
+                let serving = match self.operator.hold.take() {
+                    Some(hold) => hold.serving,
+                    None => self.serving(),
+                };
+                self.operator.hold = Some(Hold { reason: reason.clone(), since: now, until, serving });
+                Ok(EventKind::HoldStarted { why: reason, until })
+            }
+            Command::EndHold { reason } => {
+                self.operator.hold.take().ok_or(OperatorError::NotHeld)?;
+                Ok(EventKind::HoldEnded { why: reason })
             }
             Command::Bypass { stream, until, reason } => {
                 self.find_stream(&stream)?;
@@ -132,6 +161,12 @@ impl World {
                 Ok(EventKind::BypassEnded { stream, why: reason })
             }
         }
+    }
+
+    /// Local addresses that can serve now.
+    fn serving(&self) -> BTreeSet<IpAddr> {
+        let well = self.standings.iter().filter(|(_, standing)| standing.is_none());
+        well.map(|(address, _)| *address).collect()
     }
 
     fn find_source(&self, asked: &str) -> Result<(String, IpAddr), OperatorError> {
@@ -259,13 +294,20 @@ impl World {
         &self.operator.bypassed
     }
 
+    /// Whether nothing changes by itself.
+    #[must_use]
+    pub const fn hold(&self) -> Option<&Hold> {
+        self.operator.hold.as_ref()
+    }
+
     /// Takes over what the operator said, as an earlier agent of this host kept it.
     pub fn restore_operator(
         &mut self,
         suspended: BTreeMap<IpAddr, Suspension>,
         bypassed: BTreeMap<String, Bypass>,
+        hold: Option<Hold>,
     ) {
-        self.operator = Operator { suspended, bypassed };
+        self.operator = Operator { suspended, bypassed, hold };
     }
 }
 

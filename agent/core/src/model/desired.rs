@@ -163,6 +163,27 @@ pub enum Steering {
 #[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 pub struct Slots(pub Vec<SlotTarget>);
 
+impl Slots {
+    /// What becomes of the lane's connections: a source where any slot has one, else what the slots say.
+    #[must_use]
+    pub fn says(&self) -> Option<SlotTarget> {
+        let serves = |target: &&SlotTarget| matches!(target, SlotTarget::Source(..));
+        self.0.iter().find(serves).or_else(|| self.0.first()).copied()
+    }
+
+    /// How many slots lead to no source, though others do: shares that stay with sources which cannot serve, while the
+    /// operator holds.
+    #[must_use]
+    pub fn stranded(&self) -> usize {
+        match self.says() {
+            Some(SlotTarget::Source(..)) => {
+                self.0.iter().filter(|target| !matches!(target, SlotTarget::Source(..))).count()
+            }
+            _ => 0,
+        }
+    }
+}
+
 /// What one slot says.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]

@@ -16,7 +16,7 @@ use mailsteer_ebpf::ABI;
 
 use super::clsact::{self, Side, Spot};
 use super::link::{self, Order, Place};
-use super::{BpfError, pin_error};
+use super::{BpfError, Earlier, pin_error};
 
 const FORCE_VARIABLE: &str = "MAILSTEER_BPF_HOOK";
 /// Every network namespace has `lo` under this number.
@@ -91,20 +91,43 @@ impl Hooks {
         Self { hook: Hook::find(), pins: pins.to_owned(), abi: ABI }
     }
 
-    /// Takes everything off that is noted below our directory, by any hook and of any version.
-    pub(super) fn remove_all(root: &Path) -> Result<(), BpfError> {
-        for entry in fs::read_dir(root).into_iter().flatten().filter_map(Result::ok) {
-            let name = entry.file_name();
-            let version = name.to_str().and_then(|name| name.strip_prefix('v')?.parse().ok());
-            let Some(abi) = version else { continue };
-            for hook in [Hook::Tcx, Hook::Clsact] {
-                let hooks = Self { hook, pins: entry.path(), abi };
-                for ifindex in hooks.noted() {
-                    ROLES.iter().try_for_each(|role| hooks.take_off(*role, ifindex))?;
-                }
+    /// Takes everything off that a version noted at its pins, by any hook.
+    pub(super) fn remove_version(pins: &Path, abi: u32) -> Result<(), BpfError> {
+        for hook in [Hook::Tcx, Hook::Clsact] {
+            let hooks = Self { hook, pins: pins.to_owned(), abi };
+            for ifindex in hooks.noted() {
+                ROLES.iter().try_for_each(|role| hooks.take_off(*role, ifindex))?;
             }
         }
         Ok(())
+    }
+
+    /// Puts a program in the very place of another version's, without a gap and without a moment in which both run;
+    /// false where there is none. That version's pin becomes ours.
+    pub(super) fn supersede(
+        &self,
+        earlier: &Earlier,
+        role: Role,
+        ifindex: u32,
+        program: BorrowedFd<'_>,
+    ) -> Result<bool, BpfError> {
+        let theirs = Self { hook: self.hook, pins: earlier.pins.clone(), abi: earlier.abi };
+        if !theirs.stands(role, ifindex)? {
+            return Ok(false);
+        }
+        match self.hook {
+            Hook::Tcx => {
+                theirs.replace(role, ifindex, program)?;
+                let (from, to) = (theirs.note(role, ifindex), self.note(role, ifindex));
+                fs::rename(&from, &to).map_err(pin_error("move", &from))?;
+            }
+            // Filters are known by handles that bear the version: ours is put before theirs, which then goes.
+            Hook::Clsact => {
+                self.put(role, ifindex, program)?;
+                theirs.take_off(role, ifindex)?;
+            }
+        }
+        Ok(true)
     }
 
     /// Whether a program of ours is attached to this interface.

@@ -10,6 +10,7 @@
 //! programs behind the same links or filters and goes on counting in the same maps.
 
 mod clsact;
+mod earlier;
 mod error;
 mod hooks;
 mod link;
@@ -25,6 +26,7 @@ use aya::maps::HashMap;
 use aya::programs::{CgroupSkb, CgroupSock, CgroupSockAddr, ProgramError, SchedClassifier, SockOps};
 use aya::{Ebpf, EbpfLoader};
 
+use earlier::Earlier;
 pub use error::BpfError;
 use hooks::{FLOW_OUT, GUARD, Hooks, ROLES, Role};
 use link::Place;
@@ -66,6 +68,8 @@ pub struct Programs {
     pins: PathBuf,
     hooks: Hooks,
     object: Ebpf,
+    /// Other versions of which something stands.
+    earlier: Vec<Earlier>,
 }
 
 impl Programs {
@@ -94,6 +98,7 @@ impl Programs {
             return Err(BpfError::NoCgroup { path: paths.cgroup.clone() });
         }
         let pins = paths.pins();
+        let earlier = earlier::find(&paths.bpffs.join("mailsteer"));
         fs::create_dir_all(&pins).map_err(pin_error("make", &pins))?;
         for shape in &MAPS {
             bpf_maps::check(&pins, shape)?;
@@ -104,7 +109,10 @@ impl Programs {
         }
         let mut object = loader.load(bytes).map_err(|error| BpfError::Object(Box::new(error)))?;
         load_programs(&mut object)?;
-        let mut programs = Self { paths: paths.clone(), hooks: Hooks::find(&pins), pins, object };
+        let mut programs = Self { paths: paths.clone(), hooks: Hooks::find(&pins), pins, object, earlier };
+        if programs.sources()?.is_empty() {
+            programs.earlier.iter().try_for_each(|earlier| earlier.give_numbers(&mut programs.object))?;
+        }
         programs.claim_namespace()?;
         programs.adopt_uplinks()?;
         programs.attach_cgroup()?;
@@ -126,10 +134,33 @@ impl Programs {
         }
         for role in ROLES {
             if !self.hooks.stands(role, ifindex)? {
-                self.hooks.put(role, ifindex, self.program(role.name)?)?;
+                self.put(role, ifindex)?;
             }
         }
         self.uplinks()?.insert(ifindex, 1, 0).map_err(access("UPLINKS"))
+    }
+
+    /// In the place of another version's program, where one stands there.
+    fn put(&self, role: Role, ifindex: u32) -> Result<(), BpfError> {
+        for earlier in &self.earlier {
+            if self.hooks.supersede(earlier, role, ifindex, self.program(role.name)?)? {
+                return Ok(());
+            }
+        }
+        self.hooks.put(role, ifindex, self.program(role.name)?)
+    }
+
+    /// Takes away what another version left, and its counts over. To be called when all of ours stands.
+    ///
+    /// # Errors
+    /// Where its maps cannot be read, or its pins not removed: what is left is tried again at the next call.
+    pub fn retire_earlier(&mut self) -> Result<Vec<u32>, BpfError> {
+        let mut retired = Vec::new();
+        while let Some(earlier) = self.earlier.last() {
+            earlier.retire(&mut self.object)?;
+            retired.extend(self.earlier.pop().map(|earlier| earlier.abi));
+        }
+        Ok(retired)
     }
 
     /// Takes guard and flow tracking off an interface; nothing where there are none.
@@ -168,7 +199,10 @@ impl Programs {
     /// Where a pin cannot be removed.
     pub fn remove(paths: &BpfPaths) -> Result<(), BpfError> {
         let root = paths.bpffs.join("mailsteer");
-        Hooks::remove_all(&root)?;
+        let all = earlier::find(&root).into_iter().map(|earlier| (earlier.pins, earlier.abi));
+        for (pins, abi) in all.chain([(paths.pins(), mailsteer_ebpf::ABI)]) {
+            Hooks::remove_version(&pins, abi)?;
+        }
         match fs::remove_dir_all(&root) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => Err(pin_error("remove", &root)(error)),
             _ => Ok(()),

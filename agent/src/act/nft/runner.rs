@@ -14,8 +14,9 @@ use crate::nftnl::Ours;
 
 /// Where distributions put it. No search path: the agent is privileged.
 const PLACES: [&str; 4] = ["/usr/sbin/nft", "/sbin/nft", "/usr/bin/nft", "/usr/local/sbin/nft"];
-/// 262,144 elements take 1.3 s; a kernel under memory pressure takes longer.
-const LIMIT: Duration = Duration::from_secs(60);
+/// 262,144 elements take 1.3 s; a kernel under memory pressure takes longer. The reconcile loop waits meanwhile, so that
+/// a service manager's watchdog must be more patient than this.
+const LIMIT: Duration = Duration::from_secs(15);
 /// So much of nft's complaint is kept: it echoes the line it dislikes, which may be a whole map.
 const COMPLAINT: usize = 2000;
 

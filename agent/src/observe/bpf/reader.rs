@@ -71,11 +71,11 @@ impl Reader {
         for entry in self.counters.iter() {
             let (key, values) = entry.map_err(access("COUNTERS"))?;
             let sum = sums.entry(key).or_default();
-            values.iter().for_each(|value| add(sum, value));
+            values.iter().for_each(|value| sum.add(value));
         }
         for entry in self.swept.iter() {
             let (key, value) = entry.map_err(access("SWEPT"))?;
-            add(sums.entry(key).or_default(), &value);
+            sums.entry(key).or_default().add(&value);
         }
         Ok(sums)
     }
@@ -180,18 +180,4 @@ where
         *sum = map.get(&index, 0).map_err(access(name))?.iter().sum();
     }
     Ok(sums)
-}
-
-pub(super) fn add(sum: &mut Counters, more: &Counters) {
-    sum.attempts += more.attempts;
-    sum.established += more.established;
-    sum.refused += more.refused;
-    sum.unreachable += more.unreachable;
-    sum.reset += more.reset;
-    sum.unanswered += more.unanswered;
-    sum.closed += more.closed;
-    sum.bytes_out += more.bytes_out;
-    sum.bytes_in += more.bytes_in;
-    sum.wrong += more.wrong;
-    sum.retransmits += more.retransmits;
 }

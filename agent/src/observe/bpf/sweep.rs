@@ -9,11 +9,11 @@ use std::time::Duration;
 use aya::maps::MapError;
 use mailsteer_ebpf::{
     CONN_DONE, CONN_ESTABLISHED, CONN_FIN_IN, CONN_FIN_OUT, CONN_ORPHAN, Conn, CounterKey, Counters, Event,
-    FlowKey, Mark, Outcome,
+    FlowKey, Outcome,
 };
 
 use super::ReadError;
-use super::reader::{Reader, access, add};
+use super::reader::{Reader, access};
 
 /// A SYN is given up after the longest gap between two of them, and some.
 const UNANSWERED: Duration = Duration::from_secs(130);
@@ -92,14 +92,10 @@ impl Reader {
         if fate == Fate::Forget {
             return Ok(());
         }
-        let mark = Mark::unpack(conn.mark);
-        let key = CounterKey {
-            lane: mark.map_or(0, |mark| u16::from(mark.lane)),
-            source: mark.map_or(0, |mark| mark.source),
-        };
+        let key = CounterKey::of_mark(conn.mark);
         let mut sum = self.swept.get(&key, 0).unwrap_or_default();
         let unanswered = u64::from(fate == Fate::Unanswered);
-        add(&mut sum, &Counters { closed: 1, unanswered, ..Counters::default() });
+        sum.add(&Counters { closed: 1, unanswered, ..Counters::default() });
         self.swept.insert(key, sum, 0).map_err(access("SWEPT"))
     }
 }
