@@ -68,7 +68,8 @@ pub struct Options {
 pub fn run(options: Options) -> Result<()> {
     // Two threads: one may wait for the kernel while the other answers.
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
-    let standing = options.bpffs.join("mailsteer").exists();
+    let pins = std::fs::read_dir(options.bpffs.join("mailsteer"));
+    let standing = pins.is_ok_and(|mut pins| pins.next().is_some());
     runtime.block_on(serve(options)).map_err(|error| if standing { on_its_own(&error) } else { error })
 }
 

@@ -6,6 +6,7 @@ use std::ffi::OsString;
 use std::fs;
 use std::io::{Read as _, Write as _};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpStream};
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
 use std::time::Duration;
@@ -15,6 +16,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
 use crate::cgroup::Cgroup;
+use crate::confine::Confinement;
 use crate::exec;
 use crate::lab::Lab;
 use crate::netns::NetNs;
@@ -33,6 +35,7 @@ pub struct Agent {
     dir: PathBuf,
     bpffs: PathBuf,
     cgroup: PathBuf,
+    confinement: Option<Confinement>,
     child: Option<Child>,
     environment: Vec<(String, OsString)>,
     wrapper: Vec<OsString>,
@@ -61,6 +64,20 @@ impl Agent {
         Ok(agent)
     }
 
+    /// From the next start on it runs under these limits, and everything that it writes belongs to their user.
+    ///
+    /// # Errors
+    /// Without the right to give files away.
+    pub fn confine(&mut self, confinement: Confinement) -> Result<()> {
+        // As the unit shows it: a directory of root's that anybody may pass, and the agent's own in it.
+        fs::create_dir_all(self.bpffs.join("mailsteer"))?;
+        confinement.give(&self.bpffs.join("mailsteer"))?;
+        fs::set_permissions(&self.bpffs, fs::Permissions::from_mode(0o755))?;
+        confinement.give(&self.dir)?;
+        self.confinement = Some(confinement);
+        Ok(())
+    }
+
     /// Its files, and nothing that runs yet.
     ///
     /// # Errors
@@ -77,6 +94,7 @@ impl Agent {
             dir,
             bpffs,
             cgroup: lab.cgroup()?.to_owned(),
+            confinement: None,
             child: None,
             environment: Vec::new(),
             wrapper: Vec::new(),
@@ -123,8 +141,15 @@ impl Agent {
     /// A command that runs with these files.
     fn command(&self, verb: &str, configured: bool) -> Result<Command> {
         let mut words = self.wrapper.iter().cloned().chain([binary()?.into_os_string()]);
-        let mut command = self.ns.command(words.next().unwrap_or_default());
-        command.args(words).arg(verb).envs(self.environment.iter().map(|(name, value)| (name, value)));
+        let mut command = match &self.confinement {
+            Some(confinement) => confinement.command(&self.ns, &binary()?)?,
+            None => {
+                let mut command = self.ns.command(words.next().unwrap_or_default());
+                command.args(words);
+                command
+            }
+        };
+        command.arg(verb).envs(self.environment.iter().map(|(name, value)| (name, value)));
         if configured {
             command.arg("--config").arg(self.config());
         }

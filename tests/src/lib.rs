@@ -8,6 +8,7 @@
 pub mod agent;
 pub mod capture;
 pub mod cgroup;
+pub mod confine;
 pub mod demo;
 pub mod dns;
 pub mod exec;
@@ -26,6 +27,7 @@ pub mod scene;
 pub mod strangers;
 pub mod tcx;
 pub mod topology;
+pub mod unit;
 
 pub use agent::Agent;
 pub use capture::Capture;

@@ -25,7 +25,7 @@ pub(crate) struct Args {
 }
 
 /// Integration tests that need no root; every other one is about the kernel and does.
-const ROOTLESS: [&str; 2] = ["workspace", "architecture"];
+const ROOTLESS: [&str; 3] = ["workspace", "architecture", "systemd"];
 
 /// The test of the eBPF programs: they stand as tcx links here, and as filters where the kernel is older.
 const BY_BOTH_HOOKS: &str = "bpf";

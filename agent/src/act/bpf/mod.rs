@@ -59,6 +59,16 @@ impl BpfPaths {
     fn pins(&self) -> PathBuf {
         bpf_maps::pin_dir(&self.bpffs)
     }
+
+    /// Everything of ours, of every version.
+    fn ours(&self) -> PathBuf {
+        self.bpffs.join("mailsteer")
+    }
+
+    /// Where root's bpffs lets nobody else in, our directory alone is shown to us, at its place.
+    fn is_bpffs(&self) -> bool {
+        magic(&self.ours()).or_else(|| magic(&self.bpffs)) == Some(BPFFS_MAGIC)
+    }
 }
 
 /// The programs, loaded and pinned. Dropping this changes nothing in the kernel.
@@ -91,14 +101,14 @@ impl Programs {
     }
 
     fn open_object(paths: &BpfPaths, bytes: &[u8]) -> Result<Self, BpfError> {
-        if magic(&paths.bpffs) != Some(BPFFS_MAGIC) {
+        if !paths.is_bpffs() {
             return Err(BpfError::NoBpffs { path: paths.bpffs.clone() });
         }
         if magic(&paths.cgroup) != Some(CGROUP2_MAGIC) {
             return Err(BpfError::NoCgroup { path: paths.cgroup.clone() });
         }
         let pins = paths.pins();
-        let earlier = earlier::find(&paths.bpffs.join("mailsteer"));
+        let earlier = earlier::find(&paths.ours());
         fs::create_dir_all(&pins).map_err(pin_error("make", &pins))?;
         for shape in &MAPS {
             bpf_maps::check(&pins, shape)?;
@@ -198,14 +208,16 @@ impl Programs {
     /// # Errors
     /// Where a pin cannot be removed.
     pub fn remove(paths: &BpfPaths) -> Result<(), BpfError> {
-        let root = paths.bpffs.join("mailsteer");
+        let root = paths.ours();
         let all = earlier::find(&root).into_iter().map(|earlier| (earlier.pins, earlier.abi));
         for (pins, abi) in all.chain([(paths.pins(), mailsteer_ebpf::ABI)]) {
             Hooks::remove_version(&pins, abi)?;
         }
         match fs::remove_dir_all(&root) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(pin_error("remove", &root)(error)),
-            _ => Ok(()),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+            // One that was made for us, in a directory of root's, is left to who made it: there is nothing in it.
+            Err(_) if is_empty(&root) => Ok(()),
+            other => other.map_err(pin_error("remove", &root)),
         }
     }
 
@@ -312,6 +324,10 @@ fn access(name: &'static str) -> impl Fn(aya::maps::MapError) -> BpfError {
 
 fn pin_error(what: &'static str, path: &Path) -> impl Fn(io::Error) -> BpfError {
     move |source| BpfError::Pin { what, path: path.to_owned(), source }
+}
+
+fn is_empty(path: &Path) -> bool {
+    fs::read_dir(path).is_ok_and(|mut entries| entries.next().is_none())
 }
 
 /// The magic number of the file system that a path lies in.
