@@ -1,4 +1,4 @@
-//! Every developer's and CI's recipe: `cargo xtask demo`, `test`, `setup`, `ebpf`, `guards`.
+//! Every developer's and CI's recipe: `cargo xtask demo`, `test`, `setup`, `ebpf`, `guards`, `man`, `deb`.
 //!
 //! Owns: the command line, and nothing else. Each recipe is a module.
 
@@ -6,10 +6,12 @@ use std::process::ExitCode;
 
 use clap::Parser;
 
+mod deb;
 mod demo;
 mod ebpf;
 mod guards;
 mod kernel;
+mod man;
 mod run;
 mod setup;
 mod test;
@@ -27,6 +29,10 @@ enum Recipe {
     Ebpf(ebpf::Args),
     /// Takes the guard of each invariant away, in a copy, and sees its test fail; takes half an hour.
     Guards(guards::Args),
+    /// Man pages and shell completions, from the command line's own definition.
+    Man(man::Args),
+    /// The Debian package, in target/debian.
+    Deb(deb::Args),
 }
 
 fn main() -> ExitCode {
@@ -36,6 +42,8 @@ fn main() -> ExitCode {
         Recipe::Test(args) => test::run(&args),
         Recipe::Ebpf(args) => ebpf::run(&args),
         Recipe::Guards(args) => guards::run(&args),
+        Recipe::Man(args) => man::run(&args),
+        Recipe::Deb(args) => deb::run(&args),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,
