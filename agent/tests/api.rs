@@ -18,7 +18,7 @@ use mailsteer::api::{
     Access, Client, ConnectError, ControlError, Door, Listen, STEERING, ServeError, Socket, serve,
 };
 use mailsteer::telemetry::exporter;
-use mailsteer::telemetry::metrics::{Metric, MetricsSource, Sample, Snapshot};
+use mailsteer::telemetry::metrics::{Metric, MetricsSource, Snapshot};
 use mailsteer_core::config::ControlAccess;
 use tokio_util::sync::CancellationToken;
 use tonic::transport::{Channel, Endpoint};
@@ -251,7 +251,9 @@ struct Fixed;
 
 impl MetricsSource for Fixed {
     fn snapshot(&self) -> Snapshot {
-        vec![Sample { metric: Metric::GuardArmed, labels: vec![], value: 1.0 }]
+        let mut snapshot = Snapshot::default();
+        snapshot.add(Metric::GuardArmed, &[], 1.0);
+        snapshot
     }
 }
 

@@ -18,10 +18,12 @@ pub mod lab;
 pub mod load;
 pub mod netns;
 pub mod ordeal;
+mod packages;
 pub mod poll;
 
 pub mod postfix;
 pub mod probe;
+pub mod prometheus;
 pub mod receiver;
 pub mod residue;
 pub mod scene;

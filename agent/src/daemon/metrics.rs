@@ -2,7 +2,7 @@
 //!
 //! Owns: which sample each count becomes. Must not: count; the kernel and the tallies do.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, HashMap};
 use std::net::IpAddr;
 use std::sync::Arc;
 
@@ -14,7 +14,7 @@ use super::counts::Counts;
 use super::shared::{Published, Shared};
 use super::status;
 use crate::api::view::{SourceState, StreamMode};
-use crate::telemetry::metrics::{Metric, MetricsSource, Sample, Snapshot};
+use crate::telemetry::metrics::{Metric, MetricsSource, Snapshot};
 
 /// The daemon as a source of metrics.
 pub(super) struct Source {
@@ -29,9 +29,9 @@ impl Source {
 
 impl MetricsSource for Source {
     fn snapshot(&self) -> Snapshot {
-        let Some(published) = self.shared.published() else { return Vec::new() };
+        let Some(published) = self.shared.published() else { return Snapshot::default() };
         let counts = self.shared.counts();
-        let mut samples = Samples(Vec::new());
+        let mut samples = Samples(Snapshot::default());
         samples.health(&self.shared, &published, &counts);
         samples.streams(&published);
         samples.pools(&published);
@@ -45,8 +45,7 @@ struct Samples(Snapshot);
 
 impl Samples {
     fn add(&mut self, metric: Metric, labels: &[&str], value: f64) {
-        let labels = labels.iter().map(|&label| label.to_owned()).collect();
-        self.0.push(Sample { metric, labels, value });
+        self.0.add(metric, labels, value);
     }
 
     fn count(&mut self, metric: Metric, labels: &[&str], value: u64) {
@@ -105,89 +104,108 @@ impl Samples {
 
     fn sources(&mut self, published: &Published) {
         let world = &published.world;
-        let mut seen = BTreeSet::new();
+        let mut states = BTreeMap::new();
         for pool in world.config().pools.values() {
             for source in &pool.sources {
                 let (public, local) = (source.public.to_string(), source.local.to_string());
                 self.add(Metric::SourceInfo, &[&source.name, &public, &local, &pool.name], 1.0);
-                if !seen.insert(source.name.as_str()) {
-                    continue;
-                }
-                let now = status::state(world, source);
-                for state in SourceState::ALL {
-                    let is = f64::from(u8::from(state == now));
-                    self.add(Metric::SourceState, &[&source.name, state.as_str()], is);
-                }
+                states.entry(source.name.as_str()).or_insert_with(|| status::state(world, source));
+            }
+        }
+        // Those that may not serve first: should there be no room for all, they are what somebody looks for.
+        let mut states: Vec<_> = states.into_iter().collect();
+        states.sort_by_key(|(_, state)| *state == SourceState::Healthy);
+        for (name, now) in states {
+            for state in SourceState::ALL {
+                self.add(Metric::SourceState, &[name, state.as_str()], f64::from(u8::from(state == now)));
             }
         }
     }
 
     fn connections(&mut self, published: &Published, counts: &Counts) {
         let names = Names::of(published);
-        let mut providers: BTreeMap<(String, &str), u64> = BTreeMap::new();
-        let mut wrong: BTreeMap<String, u64> = BTreeMap::new();
+        let mut sums = Sums::default();
         for ((lane, source), counters) in &counts.connections {
-            let (stream, provider) = names.lane(*lane);
-            let source = names.source(*source);
-            for (outcome, value) in outcomes(counters) {
-                self.count(Metric::Connections, &[&stream, &source, outcome], value);
-                *providers.entry((provider.clone(), outcome)).or_default() += value;
-            }
-            *wrong.entry(stream).or_default() += counters.wrong;
-        }
-        for ((provider, outcome), value) in providers {
-            self.count(Metric::ProviderConnections, &[&provider, outcome], value);
+            sums.add(names.lane(*lane), names.source(*source), counters);
         }
         for (outcome, lanes) in [("local", &counts.local), ("policy", &counts.policy)] {
             for (lane, value) in lanes {
-                self.count(Metric::Connections, &[&names.lane(*lane).0, "", outcome], *value);
+                let (stream, _) = names.lane(*lane);
+                *sums.streams.entry((stream, outcome)).or_default() += value;
+                self.count(Metric::Connections, &[stream, "", outcome], *value);
             }
         }
-        for (stream, packets) in wrong {
-            self.count(Metric::WrongSource, &[&stream], packets);
+        for (metric, by) in
+            [(Metric::StreamConnections, &sums.streams), (Metric::ProviderConnections, &sums.providers)]
+        {
+            for ((name, outcome), value) in by {
+                self.count(metric, &[name, outcome], *value);
+            }
+        }
+        for ((stream, source), values) in &sums.sources {
+            for (outcome, value) in OUTCOMES.into_iter().zip(values) {
+                self.count(Metric::Connections, &[stream, source, outcome], *value);
+            }
+        }
+        for (stream, packets) in sums.wrong {
+            self.count(Metric::WrongSource, &[stream], packets);
         }
         for ((lane, reason), refused) in &counts.refused {
-            self.count(Metric::Refused, &[&names.lane(*lane).0, reason], *refused);
+            self.count(Metric::Refused, &[names.lane(*lane).0, reason], *refused);
         }
     }
 }
 
-/// What became of connections, by the words of the metric.
-const fn outcomes(counters: &Counters) -> [(&'static str, u64); 6] {
-    [
-        ("attempted", counters.attempts),
-        ("established", counters.established),
-        ("refused", counters.refused),
-        ("unreachable", counters.unreachable),
-        ("reset", counters.reset),
-        ("unanswered", counters.unanswered),
-    ]
+/// What became of connections that left, by the words of the metric.
+const OUTCOMES: [&str; 6] = ["attempted", "established", "refused", "unreachable", "reset", "unanswered"];
+
+/// The counters of lanes and sources, summed by words: lanes of several providers are of one stream.
+#[derive(Default)]
+struct Sums<'a> {
+    sources: BTreeMap<(&'a str, &'a str), [u64; 6]>,
+    streams: BTreeMap<(&'a str, &'static str), u64>,
+    providers: BTreeMap<(&'a str, &'static str), u64>,
+    wrong: BTreeMap<&'a str, u64>,
+}
+
+impl<'a> Sums<'a> {
+    fn add(&mut self, (stream, provider): (&'a str, &'a str), source: &'a str, counters: &Counters) {
+        let Counters { attempts, established, refused, unreachable, reset, unanswered, .. } = *counters;
+        let values = [attempts, established, refused, unreachable, reset, unanswered];
+        let sum = self.sources.entry((stream, source)).or_default();
+        for ((outcome, value), sum) in OUTCOMES.into_iter().zip(values).zip(sum) {
+            *sum += value;
+            *self.streams.entry((stream, outcome)).or_default() += value;
+            *self.providers.entry((provider, outcome)).or_default() += value;
+        }
+        *self.wrong.entry(stream).or_default() += counters.wrong;
+    }
 }
 
 /// Words for the numbers in the counters. The empty word: no stream, or no source.
-struct Names {
-    lanes: BTreeMap<LaneId, (String, String)>,
+struct Names<'a> {
+    lanes: BTreeMap<LaneId, &'a (String, String)>,
     sources: BTreeMap<SourceId, String>,
 }
 
-impl Names {
-    fn of(published: &Published) -> Self {
+impl<'a> Names<'a> {
+    fn of(published: &'a Published) -> Self {
         let world = &published.world;
-        let lanes = world.ids().lanes().map(|(id, names)| (id, names.clone())).collect();
+        let names: HashMap<IpAddr, &str> =
+            world.pool_sources().map(|source| (source.local, source.name.as_str())).collect();
         let name = |address: IpAddr| {
-            let source = world.pool_sources().find(|source| source.local == address);
-            source.map_or_else(|| address.to_string(), |source| source.name.clone())
+            names.get(&address).map_or_else(|| address.to_string(), |&name| name.to_owned())
         };
         let sources = world.ids().sources().map(|(id, address, _)| (id, name(address))).collect();
-        Self { lanes, sources }
+        Self { lanes: world.ids().lanes().collect(), sources }
     }
 
-    fn lane(&self, id: LaneId) -> (String, String) {
-        self.lanes.get(&id).cloned().unwrap_or_else(|| (String::new(), "other".to_owned()))
+    fn lane(&self, id: LaneId) -> (&str, &str) {
+        self.lanes.get(&id).map_or(("", "other"), |(stream, provider)| (stream, provider))
     }
 
-    fn source(&self, id: SourceId) -> String {
-        self.sources.get(&id).cloned().unwrap_or_default()
+    fn source(&self, id: SourceId) -> &str {
+        self.sources.get(&id).map_or("", String::as_str)
     }
 }
 
@@ -195,4 +213,102 @@ impl Names {
 #[expect(clippy::cast_precision_loss, reason = "Prometheus knows only floating point")]
 const fn number(value: u64) -> f64 {
     value as f64
+}
+
+#[cfg(test)]
+mod tests {
+    use jiff::Timestamp;
+    use mailsteer_core::config::{self, HostView};
+    use mailsteer_core::decide::{self, World};
+
+    use super::*;
+    use crate::api::view::Locks;
+    use crate::daemon::Options;
+    use crate::telemetry::metrics::{MAX_SERIES, render};
+
+    const STREAMS: u16 = 64;
+    const SOURCES: u16 = 1000;
+
+    /// 64 streams, each of which has used each of 1,000 sources, so that every series is above 0.
+    fn a_thousand_sources_in_64_lanes() -> Arc<Shared> {
+        let mut text =
+            "mode = \"enforce\"\n[pool.main]\naddresses = [\"2001:db8::1-2001:db8::3e8\"]\n".to_owned();
+        for n in 0..STREAMS {
+            text.push_str(&format!("[stream.s{n}]\nuid = {}\npool = \"main\"\n", 2000 + n));
+        }
+        let checked = config::load("test", &text, &HostView::default());
+        let config = checked.config.unwrap_or_else(|| panic!("{:?}", checked.problems));
+        let now = Timestamp::UNIX_EPOCH;
+        let world = World::new(config, now);
+        let decision = decide::desired(&world, now);
+        let mut counts = Counts::default();
+        let sources: Vec<SourceId> = world.ids().sources().map(|(id, ..)| id).collect();
+        assert_eq!(sources.len(), usize::from(SOURCES));
+        let lanes: Vec<LaneId> = world.ids().lanes().map(|(id, _)| id).collect();
+        assert_eq!(lanes.len(), usize::from(STREAMS));
+        let counters = Counters {
+            attempts: 21,
+            established: 1,
+            refused: 2,
+            unreachable: 3,
+            reset: 4,
+            unanswered: 5,
+            wrong: 6,
+            ..Counters::default()
+        };
+        for lane in lanes {
+            counts.connections.extend(sources.iter().map(|source| ((lane, *source), counters)));
+            counts.local.insert(lane, 7);
+            counts.refused.insert((lane, "exhausted".to_owned()), 8);
+        }
+        let shared = Arc::new(Shared::new(Options {
+            config: None,
+            socket: "unused".into(),
+            bpffs: "unused".into(),
+            cgroup: None,
+            state: "unused".into(),
+        }));
+        shared.publish(Published {
+            world,
+            decision,
+            pending: Vec::new(),
+            locks: Locks { guard: true, guard_armed: true, ..Locks::default() },
+            config_error: None,
+            config_loaded: now,
+            faults: Vec::new(),
+            settled: None,
+        });
+        shared.set_counts(counts);
+        shared
+    }
+
+    #[test]
+    fn a_thousand_sources_in_64_lanes_stay_within_the_limit_and_lose_no_sum() {
+        let shared = a_thousand_sources_in_64_lanes();
+        let source: Arc<dyn MetricsSource> = Arc::new(Source::new(shared));
+        let text = render(&source).unwrap();
+        let series: Vec<&str> = text.lines().filter(|line| !line.starts_with('#')).collect();
+        assert_eq!(series.len(), MAX_SERIES);
+        let value = |series: &str| text.lines().find_map(|line| line.strip_prefix(series)).map(str::trim);
+        assert_eq!(value("mailsteer_guard_armed"), Some("1"));
+        for stream in (0..STREAMS).map(|n| format!("stream=\"s{n}\"")) {
+            assert_eq!(value(&format!("mailsteer_wrong_source_total{{{stream}}}")), Some("6000"));
+            let refused = format!("mailsteer_refused_total{{reason=\"exhausted\",{stream}}}");
+            assert_eq!(value(&refused), Some("8"));
+            for (outcome, sum) in [("attempted", "21000"), ("unanswered", "5000"), ("local", "7")] {
+                let of = format!("mailsteer_stream_connections_total{{outcome=\"{outcome}\",{stream}}}");
+                assert_eq!(value(&of), Some(sum), "{of}");
+            }
+        }
+        let count = |name: &str| series.iter().filter(|line| line.starts_with(&format!("{name}{{"))).count();
+        assert_eq!(count("mailsteer_source_info"), usize::from(SOURCES));
+        // The states that a source is not in went before any state that it is in.
+        let states = series.iter().filter(|line| line.starts_with("mailsteer_source_state{"));
+        assert_eq!(states.map(|line| line.ends_with(" 1")).collect::<Vec<_>>(), [true; SOURCES as usize]);
+        // Every series is either here or counted: all of connections, and two more states of each source.
+        let connections = usize::from(STREAMS) * (usize::from(SOURCES) * OUTCOMES.len() + 1);
+        let states = usize::from(SOURCES) * (SourceState::ALL.len() - 1);
+        let left_out = connections - count("mailsteer_connections_total") + states;
+        assert_eq!(value("mailsteer_series_left_out"), Some(left_out.to_string().as_str()));
+    }
 }

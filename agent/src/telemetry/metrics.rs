@@ -1,7 +1,9 @@
 //! The metrics: one table of names with their help, and the way from plain data to text at scrape.
 //!
-//! Owns: names, labels, help, and the cap on series. Must not: count anything; the daemon gives a [`Snapshot`].
+//! Owns: names, labels, help, and the cap on series: what is left out first, and that it is counted. Must not: count
+//! anything else; the daemon gives a [`Snapshot`].
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use prometheus::core::Collector;
@@ -26,7 +28,7 @@ macro_rules! metrics {
         }
 
         impl Metric {
-            /// Every metric, most important first: the cap leaves out from the end.
+            /// Every metric, most important first: the cap leaves out from the end, see [`Snapshot`].
             pub const ALL: &[Self] = &[$(Self::$variant),*];
 
             const fn parts(self) -> (Kind, &'static str, &'static [&'static str], &'static str) {
@@ -53,25 +55,68 @@ metrics! {
     BuildInfo Gauge "mailsteer_build_info" ["version"] "Always 1; the version of the agent.";
     PoolEligible Gauge "mailsteer_pool_eligible" ["pool", "tier", "family"] "Sources of a pool that may serve.";
     Flips Counter "mailsteer_flips_total" ["stream", "cause"] "Changes of slots because a source stopped or started to be eligible.";
+    StreamConnections Counter "mailsteer_stream_connections_total" ["stream", "outcome"] "Connections by stream and what became of them, over all sources.";
+    ProviderConnections Counter "mailsteer_provider_connections_total" ["provider", "outcome"] "Connections by who receives and what became of them.";
     SourceState Gauge "mailsteer_source_state" ["source", "state"] "1 for the state that a source is in.";
     SourceInfo Gauge "mailsteer_source_info" ["source", "public", "local", "pool"] "Always 1; the addresses and the pool of a source.";
-    ProviderConnections Counter "mailsteer_provider_connections_total" ["provider", "outcome"] "Connections by who receives and what became of them.";
     Connections Counter "mailsteer_connections_total" ["stream", "source", "outcome"] "Connections by stream, source and what became of them.";
+}
+
+impl Metric {
+    /// Whether it has series for each source: thousands, of which those at 0 say nothing that the others do not.
+    const fn is_detail(self) -> bool {
+        matches!(self, Self::SourceState | Self::SourceInfo | Self::Connections)
+    }
 }
 
 /// One series at the time of a scrape.
 #[derive(Clone, PartialEq, Debug)]
-pub struct Sample {
-    /// Which metric.
-    pub metric: Metric,
-    /// Values of its labels, in the table's order.
-    pub labels: Vec<String>,
-    /// Its value.
-    pub value: f64,
+struct Sample {
+    labels: Vec<String>,
+    value: f64,
 }
 
 /// Every series at the time of a scrape, as plain data.
-pub type Snapshot = Vec<Sample>;
+///
+/// Where there are more than [`MAX_SERIES`], the last of this order are left out, and counted: every metric without a
+/// source in the order of [`Metric::ALL`]; then the states, infos and connections of each source; then those of
+/// the states and connections that are 0. Within a metric, what was added last goes first. A sum over sources is a
+/// series of its own, so it stays exact whatever is left out.
+#[derive(Clone, PartialEq, Debug, Default)]
+pub struct Snapshot {
+    samples: BTreeMap<(bool, Metric), Vec<Sample>>,
+    beyond: usize,
+}
+
+impl Snapshot {
+    /// Adds a series. `labels` are the values of the metric's labels, in the table's order.
+    pub fn add(&mut self, metric: Metric, labels: &[&str], value: f64) {
+        let samples = self.samples.entry((metric.is_detail() && value <= 0.0, metric)).or_default();
+        // Not kept only to be left out later: there may be a hundred thousand.
+        if samples.len() == MAX_SERIES {
+            self.beyond += 1;
+            return;
+        }
+        let labels = labels.iter().map(|&label| label.to_owned()).collect();
+        samples.push(Sample { labels, value });
+    }
+
+    /// What a scrape has room for, by metric, and how many series it has not.
+    fn fit(self) -> (BTreeMap<Metric, Vec<Sample>>, usize) {
+        // One place is kept for the count itself.
+        let (mut room, mut left_out) = (MAX_SERIES - 1, self.beyond);
+        let mut fitting: BTreeMap<Metric, Vec<Sample>> = BTreeMap::new();
+        for ((_, metric), mut samples) in self.samples {
+            left_out += samples.len().saturating_sub(room);
+            samples.truncate(room);
+            room -= samples.len();
+            if !samples.is_empty() {
+                fitting.entry(metric).or_default().append(&mut samples);
+            }
+        }
+        (fitting, left_out)
+    }
+}
 
 /// Where a scrape's data comes from.
 pub trait MetricsSource: Send + Sync + 'static {
@@ -85,15 +130,9 @@ pub trait MetricsSource: Send + Sync + 'static {
 /// A sample does not have its metric's labels.
 pub fn render(source: &Arc<dyn MetricsSource>) -> Result<String, prometheus::Error> {
     let registry = Registry::new();
-    let mut samples = source.snapshot();
-    samples.sort_by_key(|sample| sample.metric);
-    // One place is kept for the count itself.
-    let left_out = samples.len().saturating_sub(MAX_SERIES - 1);
-    samples.truncate(MAX_SERIES - 1);
-    for group in samples.chunk_by(|a, b| a.metric == b.metric) {
-        if let Some(first) = group.first() {
-            registry.register(family(first.metric, group)?)?;
-        }
+    let (fitting, left_out) = source.snapshot().fit();
+    for (metric, samples) in fitting {
+        registry.register(family(metric, &samples)?)?;
     }
     let help = "Series left out of this scrape because there were more than 10,000.";
     let gauge = prometheus::Gauge::new("mailsteer_series_left_out", help)?;
@@ -135,12 +174,12 @@ mod tests {
 
     #[test]
     fn every_metric_renders_with_help() {
-        let one = |metric: &Metric| Sample {
-            metric: *metric,
-            labels: metric.parts().2.iter().map(|l| format!("a-{l}")).collect(),
-            value: 1.0,
-        };
-        let source: Arc<dyn MetricsSource> = Arc::new(Fixed(Metric::ALL.iter().map(one).collect()));
+        let mut snapshot = Snapshot::default();
+        for metric in Metric::ALL {
+            let labels: Vec<String> = metric.parts().2.iter().map(|l| format!("a-{l}")).collect();
+            snapshot.add(*metric, &labels.iter().map(String::as_str).collect::<Vec<_>>(), 1.0);
+        }
+        let source: Arc<dyn MetricsSource> = Arc::new(Fixed(snapshot));
         let text = render(&source).unwrap();
         for metric in Metric::ALL {
             let (kind, name, _, help) = metric.parts();
@@ -161,19 +200,40 @@ mod tests {
         assert_eq!(text, include_str!("metrics.txt"));
     }
 
+    fn rendered(snapshot: Snapshot) -> Vec<String> {
+        let source: Arc<dyn MetricsSource> = Arc::new(Fixed(snapshot));
+        let text = render(&source).unwrap();
+        text.lines().filter(|line| !line.starts_with('#')).map(str::to_owned).collect()
+    }
+
     #[test]
     fn what_is_too_much_is_left_out_and_counted() {
-        let sample = |n: usize| Sample {
-            metric: Metric::Connections,
-            labels: vec!["s".into(), n.to_string(), "established".into()],
-            value: 1.0,
-        };
-        let mut all: Snapshot = (0..MAX_SERIES).map(sample).collect();
-        all.push(Sample { metric: Metric::WrongSource, labels: vec!["s".into()], value: 0.0 });
-        let source: Arc<dyn MetricsSource> = Arc::new(Fixed(all));
-        let text = render(&source).unwrap();
-        assert_eq!(text.lines().filter(|line| !line.starts_with('#')).count(), MAX_SERIES);
-        assert!(text.contains("mailsteer_series_left_out 2\n"));
-        assert!(text.contains("mailsteer_wrong_source_total"), "the important stays");
+        let mut snapshot = Snapshot::default();
+        for n in 0..2 * MAX_SERIES {
+            snapshot.add(Metric::Connections, &["s", &n.to_string(), "established"], 1.0);
+        }
+        snapshot.add(Metric::WrongSource, &["s"], 0.0);
+        let lines = rendered(snapshot);
+        assert_eq!(lines.len(), MAX_SERIES);
+        assert!(lines.contains(&format!("mailsteer_series_left_out {}", MAX_SERIES + 2)));
+        assert!(
+            lines.contains(&"mailsteer_wrong_source_total{stream=\"s\"} 0".to_owned()),
+            "the important stays"
+        );
+    }
+
+    #[test]
+    fn what_is_0_of_a_source_goes_before_what_is_not() {
+        let mut snapshot = Snapshot::default();
+        for n in 0..MAX_SERIES / 2 {
+            let source = n.to_string();
+            snapshot.add(Metric::SourceState, &[&source, "healthy"], 1.0);
+            snapshot.add(Metric::SourceState, &[&source, "suspended"], 0.0);
+            snapshot.add(Metric::Connections, &["s", &source, "reset"], 1.0);
+        }
+        let lines = rendered(snapshot);
+        let of = |part: &str| lines.iter().filter(|line| line.contains(part)).count();
+        assert_eq!((of("healthy"), of("suspended"), of("reset")), (MAX_SERIES / 2, 0, MAX_SERIES / 2 - 1));
+        assert!(lines.contains(&format!("mailsteer_series_left_out {}", MAX_SERIES / 2 + 1)));
     }
 }

@@ -58,7 +58,7 @@ pub(super) fn write(dir: &Path, settings: &Settings) -> Result<()> {
 }
 
 fn write_config(etc: &Path, settings: &Settings) -> Result<()> {
-    let root = super::packages::unpack()?;
+    let root = super::unpack()?;
     // Only what ties the instance to the lab: names, the place of the log, the routes.
     let mut main = fs::read_to_string(root.join("usr/share/postfix/main.cf.debian"))?;
     main.push_str(

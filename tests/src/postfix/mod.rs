@@ -5,7 +5,6 @@
 //! Debian has them, so what is tested is what people run.
 
 mod instance;
-mod packages;
 mod submit;
 
 use std::collections::BTreeMap;
@@ -18,10 +17,20 @@ use anyhow::{Context, Result};
 use crate::exec;
 use crate::lab::Lab;
 use crate::netns::NetNs;
+use crate::packages;
 use crate::poll;
 
 pub use instance::UID;
 pub use submit::{Pace, Submitting};
+
+/// Postfix, and what it links to that a bare Debian may lack.
+const PACKAGES: [&str; 7] =
+    ["postfix", "libdb5.3", "libicu72", "libnsl2", "libsasl2-2", "libssl3", "libtirpc3"];
+
+/// Where its unpacked files are.
+fn unpack() -> Result<PathBuf> {
+    packages::unpack("root", &PACKAGES)
+}
 
 /// Where messages are handed in.
 pub const SUBMIT: &str = "127.0.0.1:2525";
@@ -70,7 +79,7 @@ impl Postfix {
     pub fn start(lab: &Lab, settings: &Settings) -> Result<Self> {
         let dir = lab.dir().join("postfix");
         instance::write(&dir, settings)?;
-        let mounts = instance::mounts(&dir, &packages::unpack()?)?;
+        let mounts = instance::mounts(&dir, &unpack()?)?;
         let postfix = Self { ns: lab.mail.clone(), dir, mounts, cgroup: lab.cgroup()?.to_owned() };
         postfix.tool(&["postfix", "start"]).map_err(|e| e.context(postfix.log().unwrap_or_default()))?;
         poll::until_true(Duration::from_secs(20), "Postfix to answer", || {

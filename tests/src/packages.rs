@@ -1,4 +1,6 @@
-//! Debian's Postfix and its libraries, downloaded and unpacked below `target/debs`: nothing is installed.
+//! Debian packages, downloaded and unpacked below `target/debs`: nothing is installed, so no service of theirs starts.
+//!
+//! Owns: those files. Must not: know what they are for.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -8,22 +10,23 @@ use anyhow::{Context, Result};
 
 use crate::exec;
 
-/// Postfix, and what it links to that a bare Debian may lack.
-const PACKAGES: [&str; 7] =
-    ["postfix", "libdb5.3", "libicu72", "libnsl2", "libsasl2-2", "libssl3", "libtirpc3"];
-
-/// Where the unpacked `usr` is, unpacking it first where that was not done yet.
+/// Where the unpacked `usr` of these packages is, in the cache under this name, unpacking it first where that was not done yet.
 ///
 /// # Errors
 /// When apt cannot download, or dpkg cannot unpack.
-pub(super) fn unpack() -> Result<PathBuf> {
-    let root = cache()?.join("root");
+pub(crate) fn unpack(name: &str, packages: &[&str]) -> Result<PathBuf> {
+    let root = cache()?.join(name);
     if root.is_dir() {
         return Ok(root);
     }
     let fresh = tempfile::tempdir_in(cache()?)?;
-    exec::output(Command::new("apt-get").arg("download").args(PACKAGES).current_dir(fresh.path()))
-        .context("cannot download Postfix: run `cargo xtask setup`, or `apt-get update` as root")?;
+    exec::output(Command::new("apt-get").arg("download").args(packages).current_dir(fresh.path()))
+        .with_context(|| {
+            format!(
+                "cannot download {}: run `cargo xtask setup`, or `apt-get update` as root",
+                packages.join(" ")
+            )
+        })?;
     let unpacked = fresh.path().join("root");
     for deb in fs::read_dir(fresh.path())?.collect::<Result<Vec<_>, _>>()? {
         exec::output(Command::new("dpkg").arg("-x").arg(deb.path()).arg(&unpacked))?;
