@@ -26,6 +26,7 @@ pub mod probe;
 pub mod prometheus;
 pub mod receiver;
 pub mod residue;
+pub mod scale;
 pub mod scene;
 pub mod strangers;
 pub mod tcx;

@@ -1,4 +1,4 @@
-//! Every developer's and CI's recipe: `cargo xtask demo`, `test`, `setup`, `ebpf`, `guards`, `man`, `deb`.
+//! Every developer's and CI's recipe: `cargo xtask demo`, `test`, `setup`, `ebpf`, `guards`, `bench`, `man`, `deb`.
 //!
 //! Owns: the command line, and nothing else. Each recipe is a module.
 
@@ -6,6 +6,7 @@ use std::process::ExitCode;
 
 use clap::Parser;
 
+mod bench;
 mod deb;
 mod demo;
 mod ebpf;
@@ -33,6 +34,8 @@ enum Recipe {
     Man(man::Args),
     /// The Debian package, in target/debian.
     Deb(deb::Args),
+    /// What the number of sources costs: times, memory, idle CPU.
+    Bench(bench::Args),
 }
 
 fn main() -> ExitCode {
@@ -44,6 +47,7 @@ fn main() -> ExitCode {
         Recipe::Guards(args) => guards::run(&args),
         Recipe::Man(args) => man::run(&args),
         Recipe::Deb(args) => deb::run(&args),
+        Recipe::Bench(args) => bench::run(&args),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,

@@ -28,8 +28,16 @@ pub(crate) fn how_to_be_root(recipe: &str) -> String {
 
 /// Where cargo puts a program of ours.
 pub(crate) fn built(program: &str) -> PathBuf {
-    let target = std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| root().join("target"), PathBuf::from);
-    target.join("debug").join(program)
+    target().join("debug").join(program)
+}
+
+/// The same of a release build.
+pub(crate) fn released(program: &str) -> PathBuf {
+    target().join("release").join(program)
+}
+
+fn target() -> PathBuf {
+    std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| root().join("target"), PathBuf::from)
 }
 
 /// A cargo command at the workspace's root, with the cargo that runs us.

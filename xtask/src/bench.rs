@@ -1,0 +1,166 @@
+//! `cargo xtask bench scale`: what 4, 64, 1,024 and 4,079 sources cost.
+//!
+//! Owns: which sizes, how often, and the table. Must not: measure; the program `lab-scale` of the tests' package does,
+//! one run a process. Sizes take turns, so that what the machine does meanwhile falls on all of them.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::PathBuf;
+use std::process::Command;
+
+use anyhow::{Context as _, Result, bail};
+use serde::Serialize;
+
+use crate::{run, setup};
+
+/// `cargo xtask bench ...`
+#[derive(clap::Args)]
+pub(crate) struct Args {
+    #[command(subcommand)]
+    what: What,
+}
+
+#[derive(clap::Subcommand)]
+enum What {
+    /// Times, memory and idle CPU by the number of sources.
+    Scale(Scale),
+}
+
+#[derive(clap::Args)]
+struct Scale {
+    /// Writes every figure of every run to this file.
+    #[arg(long, value_name = "FILE")]
+    json: Option<PathBuf>,
+    /// Writes the table to docs/performance.md.
+    #[arg(long)]
+    write: bool,
+    /// How often each size is measured.
+    #[arg(long, default_value_t = 3)]
+    repeats: usize,
+    /// For how many seconds the idle agent is watched, in the last run of each size.
+    #[arg(long, default_value_t = 60)]
+    idle: u64,
+    /// Installs what is missing without asking.
+    #[arg(long)]
+    yes: bool,
+}
+
+/// 4,096 sources do not fit: the mark has room for 4,079.
+const SIZES: [u32; 4] = [4, 64, 1024, 4079];
+const DOCUMENT: &str = "docs/performance.md";
+/// Where the table begins and ends in it.
+const MARKS: (&str, &str) = ("<!-- bench scale -->\n", "<!-- end -->\n");
+
+/// Names of the figures, as `lab-scale` has them, and what they are called.
+const ROWS: [(&str, &str); 8] = [
+    ("start_s", "start until the first connection leaves from a source, s"),
+    ("reload_s", "reload with one more stream, s"),
+    ("suspend_one_s", "flip of one source (`suspend`), s"),
+    ("uplink_down_s", "flip of half of them (an uplink loses its carrier), s"),
+    ("rss_mib", "memory (RSS), MiB"),
+    ("pss_mib", "memory (PSS), MiB"),
+    ("bpf_maps_mib", "eBPF maps, MiB"),
+    ("idle_cpu_percent", "idle CPU, % of a core"),
+];
+
+/// Everything that was measured, for `--json`.
+#[derive(Serialize)]
+struct Measured {
+    kernel: String,
+    date: String,
+    cpus: usize,
+    /// Figures of each run by the number of sources.
+    runs: BTreeMap<u32, Vec<BTreeMap<String, f64>>>,
+}
+
+/// Runs the command.
+pub(crate) fn run(args: &Args) -> Result<()> {
+    let What::Scale(scale) = &args.what;
+    if !run::is_root() {
+        bail!("a bench needs root, for network namespaces. Run:\n  {}", run::how_to_be_root("bench scale"));
+    }
+    setup::install(&setup::Missing::for_demo(), scale.yes)?;
+    run::show(run::cargo().args(["build", "--locked", "--release", "-p", "mailsteer"]))?;
+    run::show(run::cargo().args(["build", "--locked", "-p", "mailsteer-tests", "--bins"]))?;
+    let measured = measure(scale)?;
+    let table = measured.table();
+    println!("\n{table}");
+    if let Some(file) = &scale.json {
+        fs::write(file, serde_json::to_string_pretty(&measured)? + "\n")
+            .with_context(|| format!("cannot write {}", file.display()))?;
+    }
+    if scale.write { write(&table) } else { Ok(()) }
+}
+
+fn measure(scale: &Scale) -> Result<Measured> {
+    let mut runs: BTreeMap<u32, Vec<_>> = BTreeMap::new();
+    for repeat in 1..=scale.repeats {
+        let idle = if repeat == scale.repeats { scale.idle } else { 0 };
+        for size in SIZES {
+            println!("run {repeat} of {}: {size} sources", scale.repeats);
+            let mut command = Command::new(run::built("lab-scale"));
+            command.env("MAILSTEER_BIN", run::released("mailsteer"));
+            // However long something takes, that is the figure.
+            command.env("MAILSTEER_TEST_PATIENCE", "10");
+            let output = command.args([size.to_string(), idle.to_string()]).output()?;
+            if !output.status.success() {
+                bail!("{size} sources: {}", String::from_utf8_lossy(&output.stderr));
+            }
+            runs.entry(size).or_default().push(serde_json::from_slice(&output.stdout)?);
+        }
+    }
+    let kernel = fs::read_to_string("/proc/sys/kernel/osrelease")?.trim().to_owned();
+    let date = run::ask(Command::new("date").arg("+%F")).context("no date")?.trim().to_owned();
+    let cpus = std::thread::available_parallelism()?.get();
+    Ok(Measured { kernel, date, cpus, runs })
+}
+
+impl Measured {
+    fn table(&self) -> String {
+        let mut text = format!("Linux {}, {} CPUs, {}.\n\n| sources |", self.kernel, self.cpus, self.date);
+        text.extend(self.runs.keys().map(|size| format!(" {size} |")));
+        text.push_str(&format!("\n|---|{}\n", "---|".repeat(self.runs.len())));
+        for (name, called) in ROWS {
+            let cells = self.runs.values().map(|runs| {
+                format!(" {} |", spread(runs.iter().filter_map(|run| run.get(name).copied()).collect()))
+            });
+            text.push_str(&format!("| {called} |{}\n", cells.collect::<String>()));
+        }
+        text
+    }
+}
+
+/// Median, and the least and the most where there are several.
+fn spread(mut values: Vec<f64>) -> String {
+    values.sort_by(f64::total_cmp);
+    let digits = |value: &f64| format!("{value:.3}");
+    match &values[..] {
+        [] => "not measured".to_owned(),
+        [one] => digits(one),
+        [first, .., last] => {
+            format!("{} ({}-{})", digits(&values[values.len() / 2]), digits(first), digits(last))
+        }
+    }
+}
+
+fn write(table: &str) -> Result<()> {
+    let path = run::root().join(DOCUMENT);
+    let text = fs::read_to_string(&path)?;
+    let parts = text.split_once(MARKS.0).and_then(|(head, rest)| Some((head, rest.split_once(MARKS.1)?.1)));
+    let (head, tail) = parts.with_context(|| format!("{DOCUMENT} has lost its marks {MARKS:?}"))?;
+    fs::write(&path, format!("{head}{}{table}{}{tail}", MARKS.0, MARKS.1))?;
+    println!("written to {DOCUMENT}");
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::spread;
+
+    #[test]
+    fn a_spread_is_the_median_and_both_ends() {
+        assert_eq!(spread(vec![3.0, 1.0, 2.0]), "2.000 (1.000-3.000)");
+        assert_eq!(spread(vec![0.25]), "0.250");
+        assert_eq!(spread(vec![]), "not measured");
+    }
+}
