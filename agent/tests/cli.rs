@@ -78,6 +78,8 @@ fn help_of_every_command() {
     let commands = [
         "agent",
         "check",
+        "doctor",
+        "init",
         "status",
         "sources",
         "connections",
@@ -122,4 +124,45 @@ fn files() {
     insta::assert_snapshot!("check_missing", shown(&["check", "/nonexistent/mailsteer.toml"]));
     let here = mailsteer(none, &["check", &good]);
     assert!(here.code == Some(1) && here.out.contains("this host has no user"), "{}", here.all());
+}
+
+/// What they find depends on where this runs; how they answer does not.
+#[test]
+fn a_host_is_looked_at_without_an_agent() {
+    let directory = tempfile::tempdir().unwrap();
+    let none = std::path::Path::new("/nonexistent");
+    let file = directory.path().join("mailsteer.toml");
+    let path = file.display().to_string();
+    let first = mailsteer(none, &["init", "--output", &path]);
+    assert_eq!(first.all(), format!("exit 0\n{path} is written; next: mailsteer check {path}\n"));
+    let again = mailsteer(none, &["init", "--output", &path]);
+    assert!(again.code == Some(1) && again.err.contains("--force overwrites it"), "{}", again.all());
+    assert_eq!(mailsteer(none, &["init", "--output", &path, "--force"]).code, Some(0));
+    let head = "# mailsteer: written by `mailsteer init`";
+    assert!(mailsteer(none, &["init"]).out.starts_with(head));
+    assert!(std::fs::read_to_string(&file).unwrap().starts_with(head));
+    let checked = mailsteer(none, &["check", &path]);
+    assert_eq!(checked.code, Some(0), "{}", checked.all());
+    for arguments in [&["doctor"][..], &["doctor", "--config", &path]] {
+        let said = mailsteer(none, &[arguments, &["--json"]].concat());
+        let answer: serde_json::Value = serde_json::from_str(&said.out).unwrap();
+        let code = match answer["level"].as_str().unwrap() {
+            "ok" | "note" => 0,
+            "warn" => 1,
+            _ => 2,
+        };
+        assert_eq!(said.code, Some(code), "{}", said.all());
+        assert!(answer["findings"].as_array().unwrap().len() > 20, "{answer}");
+        // Another look: mounts of this machine may have changed meanwhile.
+        let table = mailsteer(none, arguments);
+        let code = match table.out.as_str() {
+            out if out.starts_with("mailsteer does not work on this host") => 2,
+            out if out.starts_with("something wants a look") => 1,
+            _ => 0,
+        };
+        assert_eq!(table.code, Some(code), "{}", table.all());
+    }
+    std::fs::write(&file, "mode = 1\n").unwrap();
+    let bad = mailsteer(none, &["doctor", "--config", &path]);
+    assert!(bad.code == Some(2) && bad.out.contains("has 1 error"), "{}", bad.all());
 }

@@ -30,8 +30,9 @@ impl Args {
 const DEMO: [&str; 4] = ["nftables", "iproute2", "gcc", "libc6-dev"];
 
 /// Debian packages: what tests call, then the eBPF tool chain, then what an older kernel is booted with.
-const PACKAGES: [&str; 14] = [
+const PACKAGES: [&str; 15] = [
     "conntrack",
+    "iptables",
     "tcpdump",
     "systemd",
     "debootstrap",

@@ -7,5 +7,7 @@
 
 pub mod config;
 pub mod decide;
+pub mod doctor;
+pub mod init;
 pub mod model;
 pub mod plan;

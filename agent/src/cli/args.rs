@@ -12,6 +12,9 @@ const EXIT_CODES: &str = "Exit codes: 0 done (status: every message leaves where
 1 failed (status: something wants a look; check: the file has errors; try: not as wanted), \
 2 wrong usage (status: mail does not leave as it should, or no agent answers).";
 
+const DOCTOR_EXIT_CODES: &str = "Exit codes: 0 nothing to do (ok, note), 1 somebody should look (warn), \
+2 it does not work like this (bad), or the host cannot be looked at.";
+
 /// Chooses the address that each outbound SMTP connection leaves from, beneath any MTA.
 #[derive(Parser, Debug)]
 #[command(name = "mailsteer", version, after_help = EXIT_CODES)]
@@ -55,6 +58,22 @@ pub enum Command {
         /// Do not ask this host: the file is meant for another.
         #[arg(long)]
         away: bool,
+    },
+    /// Look at this host: what is missing, what it costs, what to do. Needs no agent, and changes nothing.
+    #[command(after_help = DOCTOR_EXIT_CODES)]
+    Doctor {
+        /// Also judge what this config needs, and whether it collides with what others have.
+        #[arg(long, value_name = "FILE")]
+        config: Option<PathBuf>,
+    },
+    /// Write a config from the addresses, MTAs, containers and uplinks that are found here. It observes.
+    Init {
+        /// Where to; without it, or as `-`, it is printed.
+        #[arg(long, short, value_name = "FILE")]
+        output: Option<PathBuf>,
+        /// Overwrite a file that is there.
+        #[arg(long)]
+        force: bool,
     },
     /// Is every message leaving where it should? Exits with 0 (yes), 1 (wants a look) or 2 (no).
     Status,

@@ -68,7 +68,7 @@ pub(super) fn read(file: &Path) -> Result<(Config, HostView)> {
     }
 }
 
-fn load(file: &Path, view: &HostView) -> Result<Checked> {
+pub(super) fn load(file: &Path, view: &HostView) -> Result<Checked> {
     let text = std::fs::read_to_string(file).with_context(|| format!("cannot read {}", file.display()))?;
     Ok(config::load(&file.display().to_string(), &text, view))
 }

@@ -14,7 +14,7 @@ use serde::Serialize;
 
 use super::args::{AgentArgs, Cli, Color, Command, ExplainArgs, TailArgs, TeardownArgs};
 use super::render::{self, Style};
-use super::{check, connect_as, trying};
+use super::{check, connect_as, doctor, init, trying};
 use crate::api::view::{Destination, Done, Who};
 use crate::api::{Client, ConnectError, Tail, ViewStream};
 
@@ -22,7 +22,7 @@ use crate::api::{Client, ConnectError, Tail, ViewStream};
 #[must_use]
 pub fn run(cli: Cli) -> ExitCode {
     // An agent that cannot be asked cannot vouch for the mail.
-    let failed = if matches!(cli.command, Command::Status) { 2 } else { 1 };
+    let failed = if matches!(cli.command, Command::Status | Command::Doctor { .. }) { 2 } else { 1 };
     match dispatch(cli) {
         Ok(code) => ExitCode::from(code),
         Err(error) => {
@@ -45,6 +45,8 @@ fn dispatch(cli: Cli) -> Result<u8> {
         Command::ConnectAs(args) => connect_as::connect_as(&args),
         Command::Teardown(args) => teardown(args, cli.socket, cli.json),
         Command::Check { ref file, away } => check::check(file, away, cli.json, style(cli.color)),
+        Command::Doctor { ref config } => doctor::doctor(config.as_deref(), cli.json, style(cli.color)),
+        Command::Init { ref output, force } => init::init(output.as_deref(), force, cli.json),
         Command::Explain(ref args) if args.config.is_some() => explain_file(args, cli.json),
         Command::Plan { config: Some(ref file) } => {
             let (config, view) = check::read(file)?;
@@ -140,10 +142,13 @@ async fn asked(cli: Cli) -> Result<u8> {
                 format!("{warnings}{} is {what}\n", report.file)
             })
         }
+        // These ask no agent, and were dispatched before.
         Command::Agent(_)
         | Command::Boot(_)
         | Command::ConnectAs(_)
         | Command::Check { .. }
+        | Command::Doctor { .. }
+        | Command::Init { .. }
         | Command::Teardown(_) => Ok(0),
     }
 }

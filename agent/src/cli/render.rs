@@ -27,7 +27,7 @@ impl Style {
         self.level(Level::Broken, text)
     }
 
-    fn level(self, level: Level, text: &str) -> String {
+    pub(super) fn level(self, level: Level, text: &str) -> String {
         let code = match level {
             Level::Ok => "32",
             Level::Attention => "33",
@@ -106,7 +106,7 @@ fn short(ms: f64) -> String {
 }
 
 /// Lines of at most [`WIDTH`] characters: the first after `head`, the others below it.
-fn wrapped(head: &str, text: &str) -> String {
+pub(super) fn wrapped(head: &str, text: &str) -> String {
     let indent = head.chars().count();
     let (mut out, mut column) = (head.to_owned(), indent);
     for word in text.split_whitespace() {

@@ -3,6 +3,8 @@
 //! Owns: reading. Must not: change anything, or import `act`.
 
 pub mod bpf;
+pub mod doctor;
+pub mod init;
 mod looker;
 pub mod net;
 pub mod nft;

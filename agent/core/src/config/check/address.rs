@@ -12,7 +12,7 @@ const ENTRY_LIMIT: u128 = 1024;
 
 /// What an address is good for.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) enum Kind {
+pub(crate) enum Kind {
     /// The world can answer to it.
     Public,
     /// Only a private network can; with the network's name.
@@ -22,7 +22,7 @@ pub(super) enum Kind {
 }
 
 /// The kind of an address. Documentation ranges count as public: examples and tests live there.
-pub(super) fn kind(address: IpAddr) -> Kind {
+pub(crate) fn kind(address: IpAddr) -> Kind {
     match address {
         IpAddr::V4(v4) => kind_v4(v4),
         IpAddr::V6(v6) => kind_v6(v6),

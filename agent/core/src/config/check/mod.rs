@@ -17,6 +17,9 @@ mod uplinks;
 
 use ipnet::IpNet;
 
+pub(crate) use self::address::{Kind, kind};
+pub(crate) use self::names::is_full_host_name;
+
 use self::host::HostCheck;
 use self::matches::Matcher;
 use self::streams::CheckedStream;

@@ -44,18 +44,22 @@ pub(super) fn interface(name: &str, span: &Range<usize>, problems: &mut Vec<Prob
 
 /// Reports an EHLO name that receivers would turn down.
 pub(super) fn ehlo(name: &At<String>, problems: &mut Vec<Problem>) {
-    let labels: Vec<&str> = name.value.split('.').collect();
-    let fits = name.value.len() <= 253
-        && labels.len() >= 2
-        && labels.iter().all(|label| host_label(label))
-        && labels.last().is_some_and(|top| top.bytes().any(|b| b.is_ascii_alphabetic()));
-    if !fits {
+    if !is_full_host_name(&name.value) {
         problems.push(
             Problem::error(code::EHLO_NOT_FQDN, format!("`{}` is not a full host name", name.value))
                 .at(&name.span, "receivers refuse such an EHLO")
                 .help("Write the name that PTR and A of the pool's addresses bear, such as \"mail.example.com\": letters, digits and hyphens, at least one dot, none at the end."),
         );
     }
+}
+
+/// Whether it is a name such as `mail.example.com`.
+pub(crate) fn is_full_host_name(name: &str) -> bool {
+    let labels: Vec<&str> = name.split('.').collect();
+    name.len() <= 253
+        && labels.len() >= 2
+        && labels.iter().all(|label| host_label(label))
+        && labels.last().is_some_and(|top| top.bytes().any(|b| b.is_ascii_alphabetic()))
 }
 
 fn host_label(label: &str) -> bool {
