@@ -93,6 +93,9 @@ impl Missing {
         for name in &self.packages {
             println!("  Debian package  {name}");
         }
+        for name in removed_by(&self.packages) {
+            println!("  REMOVED         {name}, which cannot stand beside them");
+        }
         for name in &self.components {
             println!("  rustup part     {name}");
         }
@@ -156,6 +159,17 @@ pub(crate) fn agreed(question: &str, yes: bool) -> Result<bool> {
     let mut answer = String::new();
     std::io::stdin().lock().read_line(&mut answer)?;
     Ok(matches!(answer.trim(), "y" | "Y" | "yes"))
+}
+
+/// Packages that apt would take away for these, as far as its lists tell.
+fn removed_by(packages: &[&str]) -> Vec<String> {
+    if packages.is_empty() {
+        return Vec::new();
+    }
+    let mut simulate = Command::new("apt-get");
+    simulate.args(["install", "--simulate", "--no-install-recommends"]).args(packages);
+    let told = run::ask(&mut simulate).unwrap_or_default();
+    told.lines().filter_map(|line| line.strip_prefix("Remv ")?.split(' ').next().map(str::to_owned)).collect()
 }
 
 fn is_installed(package: &str) -> bool {

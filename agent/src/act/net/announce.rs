@@ -12,6 +12,7 @@ use std::io;
 use std::mem;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddrV6};
 use std::num::NonZeroU32;
+use std::sync::Arc;
 use std::time::Duration;
 
 use socket2::{Domain, Protocol, SockAddr, Socket, Type};
@@ -31,33 +32,71 @@ const ALL_NODES: Ipv6Addr = Ipv6Addr::new(0xff02, 0, 0, 0, 0, 0, 0, 1);
 const ARP_REQUEST: u8 = 1;
 const ARP_REPLY: u8 = 2;
 
-/// Starts telling the neighbours; the first round of ARP is out when this returns.
-pub(super) fn announce(later: &mut JoinSet<()>, device: &Device, address: IpAddr) -> Result<(), NetError> {
-    let Some(hardware) = device.hardware else { return Ok(()) };
-    // Rounds that are over.
-    while later.try_join_next().is_some() {}
-    let what = format!("announcing {address} on {}", device.name);
-    if address.is_ipv4() {
-        round(device, hardware, address).map_err(|source| NetError::of(&what, source))?;
-    }
-    let device = device.clone();
-    later.spawn(async move {
-        if let Err(error) = in_background(&device, hardware, address).await {
-            tracing::warn!(%error, "{what}");
+/// Announcements under way; they end with this value.
+#[derive(Debug, Default)]
+pub(super) struct Announcer {
+    rounds: JoinSet<()>,
+    /// One packet socket for all ARP. Closing one waits for an RCU grace period, 15 to 20 ms, which for a thousand
+    /// addresses is 20 s.
+    arp: Option<Arc<Socket>>,
+}
+
+impl Announcer {
+    /// Starts telling the neighbours; the first round of ARP is out when this returns.
+    pub(super) fn announce(&mut self, device: &Device, address: IpAddr) -> Result<(), NetError> {
+        let Some(hardware) = device.hardware else { return Ok(()) };
+        // Rounds that are over.
+        while self.rounds.try_join_next().is_some() {}
+        let what = format!("announcing {address} on {}", device.name);
+        let neighbour = match address {
+            IpAddr::V4(address) => {
+                let arp = self.arp().map_err(|source| NetError::of(&what, source))?;
+                Told::ByArp(arp, address)
+            }
+            IpAddr::V6(address) => Told::ByAdvertisement(address),
+        };
+        if address.is_ipv4() {
+            round(device, hardware, &neighbour).map_err(|source| NetError::of(&what, source))?;
         }
-    });
-    Ok(())
+        let device = device.clone();
+        self.rounds.spawn(async move {
+            if let Err(error) = in_background(&device, hardware, &neighbour).await {
+                tracing::warn!(%error, "{what}");
+            }
+        });
+        Ok(())
+    }
+
+    /// Ends all that are under way.
+    pub(super) fn end(&mut self) {
+        self.rounds.abort_all();
+    }
+
+    fn arp(&mut self) -> io::Result<Arc<Socket>> {
+        if let Some(socket) = &self.arp {
+            return Ok(Arc::clone(socket));
+        }
+        // Protocol 0: this socket only sends.
+        let socket = Arc::new(Socket::new(Domain::PACKET, Type::DGRAM, None)?);
+        Ok(Arc::clone(self.arp.insert(socket)))
+    }
+}
+
+/// How neighbours are told of an address.
+enum Told {
+    ByArp(Arc<Socket>, Ipv4Addr),
+    ByAdvertisement(Ipv6Addr),
 }
 
 /// All rounds but the first of ARP. An address that is gone, or that another host has, is not announced: observation
 /// says so of the source.
-async fn in_background(device: &Device, hardware: [u8; 6], address: IpAddr) -> io::Result<()> {
-    if address.is_ipv6() && !first_advertised(device, hardware, address).await? {
+async fn in_background(device: &Device, hardware: [u8; 6], told: &Told) -> io::Result<()> {
+    if matches!(told, Told::ByAdvertisement(_)) && !first_advertised(device, hardware, told).await? {
         return Ok(());
     }
     for _ in 1..ROUNDS {
         tokio::time::sleep(APART).await;
-        match round(device, hardware, address) {
+        match round(device, hardware, told) {
             Err(error) if not_usable(&error) => return Ok(()),
             other => other?,
         }
@@ -67,10 +106,10 @@ async fn in_background(device: &Device, hardware: [u8; 6], address: IpAddr) -> i
 
 /// Sends the first advertisement as soon as the kernel lets a socket bind to the address, which it does when duplicate
 /// address detection has found no other owner. False: it never did.
-async fn first_advertised(device: &Device, hardware: [u8; 6], address: IpAddr) -> io::Result<bool> {
+async fn first_advertised(device: &Device, hardware: [u8; 6], told: &Told) -> io::Result<bool> {
     let deadline = Instant::now() + DAD;
     loop {
-        match round(device, hardware, address) {
+        match round(device, hardware, told) {
             Err(error) if not_usable(&error) && Instant::now() < deadline => {
                 tokio::time::sleep(DAD_POLL).await;
             }
@@ -86,16 +125,14 @@ fn not_usable(error: &io::Error) -> bool {
     matches!(error.raw_os_error(), Some(libc::EADDRNOTAVAIL | libc::ENETDOWN | libc::ENETUNREACH))
 }
 
-fn round(device: &Device, hardware: [u8; 6], address: IpAddr) -> io::Result<()> {
-    match address {
-        IpAddr::V4(address) => arp(device.index, hardware, address),
-        IpAddr::V6(address) => advertise(device, hardware, address),
+fn round(device: &Device, hardware: [u8; 6], told: &Told) -> io::Result<()> {
+    match told {
+        Told::ByArp(socket, address) => arp(socket, device.index, hardware, *address),
+        Told::ByAdvertisement(address) => advertise(device, hardware, *address),
     }
 }
 
-fn arp(ifindex: u32, hardware: [u8; 6], address: Ipv4Addr) -> io::Result<()> {
-    // Protocol 0: this socket only sends.
-    let socket = Socket::new(Domain::PACKET, Type::DGRAM, None)?;
+fn arp(socket: &Socket, ifindex: u32, hardware: [u8; 6], address: Ipv4Addr) -> io::Result<()> {
     let everyone = link_broadcast(ifindex)?;
     for operation in [ARP_REQUEST, ARP_REPLY] {
         socket.send_to(&arp_packet(operation, hardware, address), &everyone)?;

@@ -15,8 +15,8 @@ use netlink_packet_route::RouteNetlinkMessage;
 use netlink_packet_route::route::RouteProtocol;
 use netlink_packet_route::rule::RuleAttribute;
 use rtnetlink::Handle;
-use tokio::task::JoinSet;
 
+use announce::Announcer;
 pub use sysctl::{restore_src_valid_mark, set_src_valid_mark, src_valid_mark};
 
 use crate::netlink::{
@@ -60,8 +60,7 @@ pub struct TornDown {
 #[derive(Debug)]
 pub struct Net {
     handle: Handle,
-    /// Announcements under way; they end with this value.
-    announcements: JoinSet<()>,
+    announcements: Announcer,
     /// This kernel was seen to keep our protocol mark on addresses.
     keeps_marks: bool,
 }
@@ -70,7 +69,7 @@ impl Net {
     /// Acts through this connection.
     #[must_use]
     pub fn new(handle: Handle) -> Self {
-        Self { handle, announcements: JoinSet::new(), keeps_marks: false }
+        Self { handle, announcements: Announcer::default(), keeps_marks: false }
     }
 
     /// `Action::AddAddress`: adds it and announces it, without waiting for duplicate address detection; the
@@ -82,7 +81,7 @@ impl Net {
         let device = device::named(&self.handle, &at.interface).await?;
         let added = address::add(&self.handle, &device, at, &mut self.keeps_marks).await?;
         if added == Added::New {
-            announce::announce(&mut self.announcements, &device, at.address)?;
+            self.announcements.announce(&device, at.address)?;
         }
         Ok(added)
     }
@@ -155,7 +154,7 @@ impl Net {
     /// # Errors
     /// When the kernel refuses; what was removed before stays removed.
     pub async fn teardown(&mut self) -> Result<TornDown, NetError> {
-        self.announcements.abort_all();
+        self.announcements.end();
         let mut done = TornDown::default();
         for family in Family::BOTH {
             let ours = RuleAttribute::Protocol(RouteProtocol::from(PROTOCOL));
