@@ -70,9 +70,17 @@ impl Bench {
         Self { lab, receiver, agent }
     }
 
+    /// Forgets all connections, once they are over: one that the receiver has not seen end yet would count as the next
+    /// load's.
+    fn forget(&self) {
+        let over = || self.receiver.connections().iter().all(|connection| !connection.open);
+        poll::until_true(Duration::from_secs(10), "every connection to be over", over).unwrap();
+        self.receiver.forget();
+    }
+
     /// Connections of a user, all of which must be served; how many came from each address.
     fn serve(&self, uid: u32, count: u64, to: Vec<IpAddr>) -> BTreeMap<IpAddr, u64> {
-        self.receiver.forget();
+        self.forget();
         let capture = Capture::start(&self.lab.world, &["wa"], 25).unwrap();
         let cgroup = Some(self.lab.cgroup().unwrap().to_owned());
         let load = Load { rate: 1000, count, uid, gid: uid, to, cgroup, ..Load::default() };
@@ -343,7 +351,7 @@ fn every_kind_of_match_takes_its_own_and_the_first_wins() {
             ("a container's destination", &bench.lab.containers[0], base(other), source(1, v6)),
             ("nobody", host, base(to), own(v6)),
         ] {
-            bench.receiver.forget();
+            bench.forget();
             assert_all_served(&load.run(ns).unwrap(), 20);
             assert_eq!(bench.receiver.by_peer(), BTreeMap::from([(from, 20)]), "{what}");
         }
