@@ -65,12 +65,14 @@ pub struct Options {
 /// # Errors
 /// Where it cannot start: a bad config, missing privileges, a kernel that lacks what is needed. Nothing has been
 /// changed then, and what an agent before it put up stands; the error says so.
-pub fn run(options: Options) -> Result<()> {
+pub fn run(options: &Options) -> Result<()> {
     // Two threads: one may wait for the kernel while the other answers.
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
     let pins = std::fs::read_dir(options.bpffs.join("mailsteer"));
     let standing = pins.is_ok_and(|mut pins| pins.next().is_some());
-    runtime.block_on(serve(options)).map_err(|error| if standing { on_its_own(&error) } else { error })
+    let served = runtime.block_on(serve(options.clone()));
+    // Where another agent runs, it follows what stands.
+    served.map_err(|error| if standing && only_agent(options).is_ok() { on_its_own(&error) } else { error })
 }
 
 /// What stands steers on, and there is a way back.

@@ -158,7 +158,7 @@ impl Receiver {
         lock(&self.state).connections.iter().map(|c| c.messages.len()).sum()
     }
 
-    /// Forgets the connections so far; those still open are no longer recorded.
+    /// Forgets the connections that are over; those still open stay.
     pub fn forget(&self) {
         let mut state = lock(&self.state);
         state.connections.retain(|c| c.open);

@@ -156,6 +156,7 @@ fn a_second_agent_is_refused() {
     let second = agent.second().unwrap();
     let said = String::from_utf8_lossy(&second.stderr).into_owned();
     assert!(!second.status.success() && said.contains("another agent runs"), "{said}");
+    assert!(!said.contains("nobody follows"), "the other one does: {said}");
     assert_eq!(place.sources(8), pool(), "the first one goes on");
     drop(agent);
     place.close();

@@ -40,7 +40,7 @@ pub fn run(cli: Cli) -> ExitCode {
 
 fn dispatch(cli: Cli) -> Result<u8> {
     match cli.command {
-        Command::Agent(args) => crate::daemon::run(prepared(args, cli.socket)?).map(|()| 0),
+        Command::Agent(args) => crate::daemon::run(&prepared(args, cli.socket)?).map(|()| 0),
         Command::Boot(args) => crate::daemon::boot(&prepared(args, cli.socket)?).map(|()| 0),
         Command::ConnectAs(args) => connect_as::connect_as(&args),
         Command::Teardown(args) => teardown(args, cli.socket, cli.json),
