@@ -118,3 +118,53 @@ pub fn open(dir: &Path, name: &str) -> Result<MapData, PinnedMapError> {
     let path = dir.join(name);
     MapData::from_pin(&path).map_err(|source| PinnedMapError::Open { path, source })
 }
+
+/// Maps of another version whose counts were given to ours.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Given {
+    /// The kernel's id of its `COUNTERS`; 0: not given.
+    pub counters: u32,
+    /// Of its `SWEPT`.
+    pub swept: u32,
+    /// Of its `TOLD`.
+    pub told: u32,
+}
+
+impl Given {
+    const PREFIX: &'static str = "given_";
+
+    /// Notes it beside our pins, as an empty directory: nothing else can be written there, and it lives as long as the
+    /// maps do.
+    ///
+    /// # Errors
+    /// Where the directory cannot be made.
+    pub fn note(self, dir: &Path) -> std::io::Result<()> {
+        let Self { counters, swept, told } = self;
+        match std::fs::create_dir(dir.join(format!("{}{counters}_{swept}_{told}", Self::PREFIX))) {
+            Err(error) if error.kind() != std::io::ErrorKind::AlreadyExists => Err(error),
+            _ => Ok(()),
+        }
+    }
+
+    /// All that were noted.
+    #[must_use]
+    pub fn all(dir: &Path) -> Vec<Self> {
+        let entries = std::fs::read_dir(dir).into_iter().flatten().filter_map(Result::ok);
+        let given = |name: &str| {
+            let mut ids = name.strip_prefix(Self::PREFIX)?.split('_').map(str::parse);
+            let mut next = || ids.next()?.ok();
+            Some(Self { counters: next()?, swept: next()?, told: next()? })
+        };
+        entries.filter_map(|entry| given(entry.file_name().to_str()?)).collect()
+    }
+}
+
+/// Whether another version's maps still stand, whose counts are to be given to ours.
+#[must_use]
+pub fn others_stand(bpffs: &Path) -> bool {
+    let entries = std::fs::read_dir(bpffs.join("mailsteer")).into_iter().flatten().filter_map(Result::ok);
+    let ours = format!("v{ABI}");
+    entries.filter_map(|entry| entry.file_name().into_string().ok()).any(|name| {
+        name != ours && name.strip_prefix('v').is_some_and(|version| version.parse::<u32>().is_ok())
+    })
+}

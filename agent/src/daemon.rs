@@ -13,7 +13,6 @@ mod disturbances;
 mod file;
 mod journal;
 mod metrics;
-mod operator;
 mod reconcile;
 mod shared;
 mod status;
@@ -36,6 +35,7 @@ use mailsteer_core::config::Config;
 use crate::act::bpf::BpfPaths;
 use crate::api::view::TeardownReport;
 use crate::nftnl::Ours;
+use crate::state::Store;
 use crate::{act, api, telemetry};
 
 use counts::Gatherer;
@@ -90,9 +90,12 @@ async fn serve(options: Options) -> Result<()> {
     let config = config::load(options.config.as_deref()).await?;
     let paths = bpf_paths(&options)?;
     let _alone = only_agent(&options)?;
-    config::keep(&options.state, &config).await;
     let (stop, tasks) = (CancellationToken::new(), TaskTracker::new());
-    let shared = Arc::new(shared::Shared::new(options.clone()));
+    // First of all: a newer version's state ends the start before anything is changed.
+    let (store, kept) = Store::open(&options.state, config.config.retention)?;
+    config::keep(&options.state, &config).await;
+    let shared = Arc::new(shared::Shared::new(options.clone(), store, kept.events));
+    shared.look_at_state();
     serve_metrics(config.config.metrics, &shared, &stop, &tasks).await?;
     let (triggers, inbox) = mpsc::channel(256);
     let ours = Ours::default();
@@ -100,12 +103,12 @@ async fn serve(options: Options) -> Result<()> {
     watch::spawn(&tasks, &stop, &triggers, &ours)?;
     let (outside, door) = outside(&config.config, manager);
     let mut reconciler =
-        Reconciler::open(&options, paths.clone(), config, Arc::clone(&shared), ours, outside)?;
+        Reconciler::open(&options, paths.clone(), config, kept.word, Arc::clone(&shared), ours, outside)?;
     reconciler.reconcile_first().await;
 
-    let gatherer = Arc::new(Gatherer::open(&paths)?);
+    let gatherer = Arc::new(Gatherer::open(&paths, kept.checkpoint)?);
     connections::spawn(&tasks, &stop, &paths, Arc::clone(&shared), Arc::clone(&gatherer))?;
-    let control = Arc::new(control::Handle::new(triggers, shared, gatherer));
+    let control = Arc::new(control::Handle::new(triggers, Arc::clone(&shared), Arc::clone(&gatherer)));
     let socket = api::Socket::open(passed.map_or(api::Listen::At(options.socket), api::Listen::Passed))?;
     let server = tasks.spawn(api::serve(socket, control, door, stop.clone()));
     let torn_down = reconciler.run(inbox, signals, server).await?;
@@ -117,6 +120,9 @@ async fn serve(options: Options) -> Result<()> {
     stop.cancel();
     tasks.close();
     tasks.wait().await;
+    // What is counted from now on, the kernel keeps for the next agent.
+    gatherer.gather(&shared).await;
+    shared.store.finish(gatherer.checkpoint().await);
     Ok(())
 }
 
@@ -149,9 +155,16 @@ pub fn boot(options: &Options) -> Result<()> {
             }
         };
         let (outside, _door) = outside(&loaded.config, Manager::find());
-        let (paths, shared) = (bpf_paths(options)?, Arc::new(shared::Shared::new(options.clone())));
-        let mut reconciler = Reconciler::open(options, paths, loaded, shared, Ours::default(), outside)?;
+        let paths = bpf_paths(options)?;
+        let (store, kept) = Store::open_at_boot(&options.state, loaded.config.retention);
+        let shared = Arc::new(shared::Shared::new(options.clone(), store, kept.events));
+        shared.look_at_state();
+        let (word, ours) = (kept.word, Ours::default());
+        let mut reconciler =
+            Reconciler::open(options, paths, loaded, word, Arc::clone(&shared), ours, outside)?;
         reconciler.reconcile_first().await;
+        // Nothing is read here: what the kernel counts is for the agent to take in.
+        shared.store.finish(kept.checkpoint);
         reconciler.outcome()
     })
 }
@@ -168,19 +181,21 @@ pub fn teardown(options: &Options) -> Result<TeardownReport> {
     Ok(TeardownReport { removed, left })
 }
 
-/// Two agents would undo each other's work: the second one does not start.
+/// Two agents would undo each other's work: the second one does not start. The directory itself is locked, which needs
+/// no room and no right to write.
 fn only_agent(options: &Options) -> Result<std::fs::File> {
+    let dir = options.state.display();
     std::fs::create_dir_all(&options.state)
-        .with_context(|| format!("cannot make the state directory {}", options.state.display()))?;
-    let path = options.state.join("agent.lock");
-    let file = std::fs::File::create(&path).with_context(|| format!("cannot write {}", path.display()))?;
+        .with_context(|| format!("cannot make the state directory {dir}"))?;
+    let file = std::fs::File::open(&options.state)
+        .with_context(|| format!("cannot open the state directory {dir}"))?;
     match file.try_lock() {
         Ok(()) => Ok(file),
         Err(std::fs::TryLockError::WouldBlock) => {
-            anyhow::bail!("another agent runs with --state {}: stop it first", options.state.display())
+            anyhow::bail!("another agent runs with --state {dir}: stop it first")
         }
         Err(std::fs::TryLockError::Error(error)) => {
-            Err(error).with_context(|| format!("cannot lock {}", path.display()))
+            Err(error).with_context(|| format!("cannot lock the state directory {dir}"))
         }
     }
 }

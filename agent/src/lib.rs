@@ -13,4 +13,5 @@ pub mod daemon;
 pub mod netlink;
 pub mod nftnl;
 pub mod observe;
+pub mod state;
 pub mod telemetry;

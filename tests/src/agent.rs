@@ -224,6 +224,12 @@ impl Agent {
         self.dir.join("mailsteer.toml")
     }
 
+    /// Its state directory.
+    #[must_use]
+    pub fn state(&self) -> PathBuf {
+        self.dir.join("state")
+    }
+
     /// Its control socket.
     #[must_use]
     pub fn socket(&self) -> PathBuf {

@@ -282,7 +282,12 @@ fn fragment() -> impl Strategy<Value = String> {
     prop_oneof![
         (key, value).prop_map(|(key, value)| format!("{key} = {value}\n")),
         "\\[(pool|stream|uplink)\\.[a-z]{1,2}\\]\n",
-        prop::sample::select(vec!["[host]\n".to_owned(), "[metrics]\n".to_owned(), "[nft]\n".to_owned()]),
+        prop::sample::select(vec![
+            "[host]\n".to_owned(),
+            "[metrics]\n".to_owned(),
+            "[state]\n".to_owned(),
+            "[nft]\n".to_owned()
+        ]),
     ]
 }
 

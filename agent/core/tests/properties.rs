@@ -8,8 +8,8 @@ use std::net::IpAddr;
 use ipnet::IpNet;
 use jiff::Timestamp;
 use mailsteer_core::config::{
-    Balance, Config, ControlAccess, Ipv6, Mode, OnExhausted, OwnTable, Plumbing, Pool, PoolSource, Stream,
-    Tier, Uplink,
+    Balance, Config, ControlAccess, Ipv6, Mode, OnExhausted, OwnTable, Plumbing, Pool, PoolSource, Retention,
+    Stream, Tier, Uplink,
 };
 use mailsteer_core::decide::{Command, Observation, World, desired};
 use mailsteer_core::model::{Address, AddressState, Host, LaneMatch, Link, Route, SlotTarget, WantedKind};
@@ -105,6 +105,7 @@ fn config(shape: &Shape) -> Config {
         own_table: OwnTable::Auto,
         metrics: None,
         control: ControlAccess::default(),
+        retention: Retention::default(),
         uplinks: if two { (0..2).map(uplink).collect() } else { Vec::new() },
         pools,
         streams,

@@ -4,6 +4,7 @@
 //! no uplink needs.
 
 use std::collections::BTreeMap;
+use std::io::Write as _;
 use std::path::{Path, PathBuf};
 
 use mailsteer_core::plan::RuleSpec;
@@ -15,6 +16,7 @@ use crate::netlink::NetError;
 pub(super) struct Sysctls {
     file: PathBuf,
     before: BTreeMap<String, String>,
+    unwritten: bool,
 }
 
 impl Sysctls {
@@ -26,7 +28,7 @@ impl Sysctls {
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => BTreeMap::new(),
             Err(error) => return Err(setting(&file, error)),
         };
-        Ok(Self { file, before })
+        Ok(Self { file, before, unwritten: false })
     }
 
     /// Lets a strict reverse path filter accept replies by the mark they get back.
@@ -34,7 +36,14 @@ impl Sysctls {
         let RuleSpec::Replies { interface, .. } = rule else { return Ok(()) };
         if !self.before.contains_key(interface) {
             self.before.insert(interface.clone(), src_valid_mark(interface)?);
-            self.write()?;
+            self.unwritten = true;
+        }
+        // A disk that takes nothing must not keep mail from leaving: what was found is then known to this agent only.
+        if self.unwritten {
+            match self.write() {
+                Ok(()) => self.unwritten = false,
+                Err(error) => tracing::warn!("{error}; `teardown` could not restore it after a restart"),
+            }
         }
         set_src_valid_mark(interface).map(drop)
     }
@@ -57,7 +66,12 @@ impl Sysctls {
     fn write(&self) -> Result<(), NetError> {
         let write = || -> std::io::Result<()> {
             self.file.parent().map_or(Ok(()), std::fs::create_dir_all)?;
-            std::fs::write(&self.file, serde_json::to_vec_pretty(&self.before)?)
+            // Beside and renamed: a full disk must not leave half a file.
+            let next = self.file.with_extension("json.next");
+            let mut file = std::fs::File::create(&next)?;
+            file.write_all(&serde_json::to_vec_pretty(&self.before)?)?;
+            file.sync_all()?;
+            std::fs::rename(&next, &self.file)
         };
         write().map_err(|error| setting(&self.file, error))
     }

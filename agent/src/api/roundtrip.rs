@@ -161,7 +161,7 @@ filled! {
     SourceRow { name, public, local, pools, tier, weight, uplink, state, reason, counters }
     SourceCounters { attempts, established, refused, unreachable, reset, unanswered, open, bytes_out, bytes_in }
     ConnectionRow { time, pid, uid, cgroup, stream, provider, wanted_source, wanted_address, real_address, destination, destination_port, local_port, cookie, outcome, handshake_ms, retransmits }
-    EventRow { time, kind, subject, text, evidence }
+    EventRow { number, time, kind, subject, text, evidence }
     Who { uid, gid, cgroup, tag, subnet, mark, via }
     Destination { address, port }
     Explanation { who, destination, not_steered, streams, pool, family, sources, result, assumed, stream, fate, share }

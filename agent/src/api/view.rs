@@ -396,6 +396,8 @@ pub struct ConnectionRow {
 /// Something that happened and that an operator may want to know.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct EventRow {
+    /// Counts up, also over restarts.
+    pub number: u64,
     /// When.
     pub time: Timestamp,
     /// A word for what kind: `flip`, `repair`, `suspended`, `reload` ...

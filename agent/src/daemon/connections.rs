@@ -45,7 +45,8 @@ pub(super) fn spawn(
             let batch = tokio::select! {
                 batch = events.next() => batch,
                 _ = reading.tick() => {
-                    shared.set_counts(gatherer.gather().await);
+                    gatherer.gather(&shared).await;
+                    shared.look_at_state();
                     gatherer.sweep().map_err(std::io::Error::other)
                 }
                 () = stop.cancelled() => return,

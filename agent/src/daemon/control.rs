@@ -42,7 +42,7 @@ impl Handle {
 
     /// Counters as they stand now, not as they stood at the last reading.
     async fn count(&self) {
-        self.shared.set_counts(self.gatherer.gather().await);
+        self.gatherer.gather(&self.shared).await;
     }
 
     fn published(&self) -> Result<Arc<Published>, ControlError> {

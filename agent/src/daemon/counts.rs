@@ -1,171 +1,250 @@
-//! Everything that is counted in the kernel, read at one time and named.
+//! Everything that is counted, read from the kernel at one time, added to what was kept, and named.
 //!
-//! Owns: reading the counters of the eBPF maps and of the table, and carrying the table's on when a stranger sets
-//! them back. Must not: count anything itself.
+//! Owns: reading the counters of the eBPF maps and of the table, and whose each is. Must not: count anything itself, or
+//! add anything up: that is the ledger's.
 
 use std::collections::BTreeMap;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::net::IpAddr;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use jiff::Timestamp;
 use mailsteer_core::model::{LaneId, SourceId};
-use mailsteer_ebpf::{Counters, Event, HELD_REASONS, Held, Told, Total};
+use mailsteer_ebpf::{CounterKey, Counters, Event, HELD_REASONS, Told, Total};
 
+use super::shared::{Published, Shared};
 use crate::act::bpf::BpfPaths;
 use crate::api::view::SourceCounters;
+use crate::bpf_maps::{self, Given, pin_dir};
 use crate::conntrack;
 use crate::nftnl::Counter;
 use crate::observe::bpf::{self, ReadError, Reader};
 use crate::observe::nft;
+use crate::state::{Checkpoint, Growth, Meter, Name, Outcome, Place, Reading, Seen, SourceFacts};
 
-/// A reading.
+/// What was counted, over reboots.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Counts {
-    /// By lane and source; lane 0 is what no stream matches, source 0 what is not steered.
-    pub(super) connections: BTreeMap<(LaneId, SourceId), Counters>,
-    /// Packets held, by reason.
-    pub(super) held: BTreeMap<String, u64>,
-    /// Connections refused by decision.
-    pub(super) refused: BTreeMap<(LaneId, String), u64>,
-    /// Connections after whose `connect()` no SYN left, those refused by decision among them.
-    pub(super) local: BTreeMap<LaneId, u64>,
-    /// Connections that were refused by decision, each once, however often it knocked.
-    pub(super) policy: BTreeMap<LaneId, u64>,
-    /// Events that were lost; the counters have them all the same.
-    pub(super) events_lost: u64,
-    /// Connections that could not be followed.
-    pub(super) untracked: u64,
+    sums: Arc<BTreeMap<Name, u64>>,
+    /// Connections that are open now, by public address: those of before a reboot never end.
+    open: BTreeMap<IpAddr, u64>,
     /// Share of the conntrack table in use.
     pub(super) conntrack_used: Option<f64>,
     /// Packets of steered connections that left with a wrong address.
-    pub(super) wrong: Grown,
+    pub(super) wrong: Growth,
     /// Those that bore one and were stopped, by the guard or by the table.
-    pub(super) stopped: Grown,
+    pub(super) stopped: Growth,
     /// What could not be read.
     pub(super) faults: Vec<String>,
 }
 
+/// Whose connections.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub(super) struct Pair<'a> {
+    /// Public address; `None`: not steered.
+    pub(super) source: Option<IpAddr>,
+    /// Empty: matched by none.
+    pub(super) stream: &'a str,
+    /// Who receives.
+    pub(super) provider: &'a str,
+}
+
 impl Counts {
-    /// A source's counters over all lanes.
-    pub(super) fn of_source(&self, id: SourceId) -> SourceCounters {
-        let mut sum = SourceCounters::default();
-        let own = self.connections.iter().filter(|((_, source), _)| *source == id);
-        for (_, counters) in own {
-            sum.attempts += counters.attempts;
-            sum.established += counters.established;
-            sum.refused += counters.refused;
-            sum.unreachable += counters.unreachable;
-            sum.reset += counters.reset;
-            sum.unanswered += counters.unanswered;
-            sum.open += counters.attempts.saturating_sub(counters.closed);
-            sum.bytes_out += counters.bytes_out;
-            sum.bytes_in += counters.bytes_in;
-        }
-        sum
+    /// The sum over all sources, streams and providers.
+    pub(super) fn total(&self, outcome: Outcome) -> u64 {
+        self.sums.iter().filter(|(name, _)| name.outcome == outcome).map(|(_, sum)| sum).sum()
     }
-}
 
-/// Counters of the table that survive its being set back: what was counted before is carried on.
-#[derive(Clone, Debug, Default)]
-pub(super) struct Carried {
-    before: BTreeMap<(LaneId, String), u64>,
-    last: BTreeMap<(LaneId, String), u64>,
-}
-
-impl Carried {
-    /// The sums, with a new reading taken in.
-    pub(super) fn with(
-        &mut self,
-        reading: BTreeMap<(LaneId, String), u64>,
-    ) -> BTreeMap<(LaneId, String), u64> {
-        for (key, last) in &self.last {
-            if reading.get(key).copied().unwrap_or_default() < *last {
-                *self.before.entry(key.clone()).or_default() += last;
+    /// Packets held, by reason; those of which there were none, too.
+    pub(super) fn held(&self) -> BTreeMap<&'static str, u64> {
+        let reasons = Outcome::ALL.iter().filter_map(|outcome| outcome.held());
+        let mut held: BTreeMap<_, _> = reasons.map(|reason| (reason, 0)).collect();
+        for (name, sum) in self.sums.iter() {
+            if let Some(reason) = name.outcome.held() {
+                *held.entry(reason).or_default() += sum;
             }
         }
-        self.last = reading;
-        let mut sums = self.before.clone();
-        for (key, value) in &self.last {
-            *sums.entry(key.clone()).or_default() += value;
+        held
+    }
+
+    /// What the rules refused, by stream and reason.
+    pub(super) fn refused(&self) -> BTreeMap<(&str, &'static str), u64> {
+        let mut refused = BTreeMap::new();
+        for (name, sum) in self.sums.iter() {
+            if let Some(reason) = name.outcome.refused_for() {
+                *refused.entry((&*name.stream, reason)).or_default() += sum;
+            }
         }
-        sums
+        refused
+    }
+
+    /// Connections of which no SYN left, by stream. Those whose records were lost, or come in a moment, are local and
+    /// of no stream.
+    pub(super) fn untold(&self, outcome: Outcome) -> BTreeMap<&str, u64> {
+        let mut told: BTreeMap<&str, u64> = BTreeMap::from([("", 0)]);
+        for (name, sum) in self.sums.iter().filter(|(name, _)| name.outcome == outcome) {
+            *told.entry(&name.stream).or_default() += sum;
+        }
+        if outcome == Outcome::Local {
+            let known = self.total(Outcome::Local) + self.total(Outcome::Policy);
+            *told.entry("").or_default() += self.total(Outcome::NotSent).saturating_sub(known);
+        }
+        told
+    }
+
+    /// What became of connections of which a SYN left.
+    pub(super) fn pairs(&self) -> BTreeMap<Pair<'_>, BTreeMap<Outcome, u64>> {
+        let mut pairs: BTreeMap<Pair<'_>, BTreeMap<Outcome, u64>> = BTreeMap::new();
+        for (name, sum) in self.sums.iter().filter(|(name, _)| name.outcome <= Outcome::Retransmits) {
+            let pair = Pair { source: name.source, stream: &name.stream, provider: &name.provider };
+            pairs.entry(pair).or_default().insert(name.outcome, *sum);
+        }
+        pairs
+    }
+
+    /// A source's counters over all streams.
+    pub(super) fn of_source(&self, public: IpAddr) -> SourceCounters {
+        let open = self.open.get(&public).copied().unwrap_or_default();
+        let mut counters = SourceCounters { open, ..SourceCounters::default() };
+        let first = Name {
+            source: Some(public),
+            stream: Arc::default(),
+            provider: Arc::default(),
+            outcome: Outcome::Attempted,
+        };
+        let own = self.sums.range(first..).take_while(|(name, _)| name.source == Some(public));
+        for (name, sum) in own {
+            match name.outcome {
+                Outcome::Attempted => counters.attempts += sum,
+                Outcome::Established => counters.established += sum,
+                Outcome::Refused => counters.refused += sum,
+                Outcome::Unreachable => counters.unreachable += sum,
+                Outcome::Reset => counters.reset += sum,
+                Outcome::Unanswered => counters.unanswered += sum,
+                Outcome::BytesOut => counters.bytes_out += sum,
+                Outcome::BytesIn => counters.bytes_in += sum,
+                _ => {}
+            }
+        }
+        counters
+    }
+
+    /// As if this had been counted: source, stream, what, and how often.
+    #[cfg(test)]
+    pub(super) fn of<'a>(counted: impl IntoIterator<Item = (Option<IpAddr>, &'a str, Outcome, u64)>) -> Self {
+        let sums = counted.into_iter().map(|(source, stream, outcome, sum)| {
+            (Name { source, stream: stream.into(), provider: "other".into(), outcome }, sum)
+        });
+        Self { sums: Arc::new(sums.collect()), ..Self::default() }
     }
 }
 
-/// A count, and when it was last seen to grow. It may be older than the agent: what the first reading finds has no
-/// time.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-pub(super) struct Grown {
-    pub(super) count: u64,
-    pub(super) last: Option<Timestamp>,
+/// A count that should be 0, with a new one taken in. What was never looked at before has no time.
+fn grown(before: Option<Growth>, count: u64, now: Timestamp) -> Growth {
+    match before {
+        Some(before) if count > before.count => Growth { count, last: Some(now) },
+        Some(before) => Growth { count, ..before },
+        None => Growth { count, last: None },
+    }
 }
 
-impl Grown {
-    /// With a new reading taken in.
-    fn with(before: Option<Self>, count: u64, now: Timestamp) -> Self {
-        match before {
-            Some(before) if count > before.count => Self { count, last: Some(now) },
-            Some(before) => Self { count, ..before },
-            None => Self { count, last: None },
+/// Words for the kernel's numbers, as they are given out now.
+struct Names {
+    lanes: BTreeMap<u8, (Arc<str>, Arc<str>)>,
+    sources: BTreeMap<u16, IpAddr>,
+}
+
+impl Names {
+    fn of(published: &Published, known: &BTreeMap<IpAddr, SourceFacts>) -> Self {
+        let world = &published.world;
+        let lanes = world.ids().lanes();
+        let mut publics: BTreeMap<IpAddr, IpAddr> =
+            known.iter().map(|(public, facts)| (facts.local, *public)).collect();
+        publics.extend(world.pool_sources().map(|source| (source.local, source.public)));
+        let sources = world
+            .ids()
+            .sources()
+            .map(|(SourceId(id), local, _)| (id, publics.get(&local).copied().unwrap_or(local)));
+        Self {
+            lanes: lanes
+                .map(|(LaneId(id), (stream, provider))| {
+                    (id, (stream.as_str().into(), provider.as_str().into()))
+                })
+                .collect(),
+            sources: sources.collect(),
         }
+    }
+
+    fn name(&self, meter: Meter) -> Name {
+        let (stream, provider) =
+            self.lanes.get(&meter.lane).cloned().unwrap_or_else(|| ("".into(), "other".into()));
+        Name { source: self.sources.get(&meter.source).copied(), stream, provider, outcome: meter.outcome }
     }
 }
 
 /// Reads everything.
 pub(super) struct Gatherer {
     reader: Mutex<Reader>,
-    carried: Mutex<(Carried, Carried)>,
-    /// `wrong` and `stopped` of the last whole reading.
-    grown: Mutex<Option<(Grown, Grown)>>,
+    bpffs: PathBuf,
+    /// Names this boot: numbers of maps and tables begin anew with each.
+    boot: String,
+    /// Readings are taken in one after the other, in the order in which they are made.
+    counting: tokio::sync::Mutex<Checkpoint>,
 }
 
 impl Gatherer {
-    /// Opens the pinned maps.
-    pub(super) fn open(paths: &BpfPaths) -> Result<Self, ReadError> {
-        Ok(Self {
-            reader: Mutex::new(Reader::open(&paths.bpffs)?),
-            carried: Mutex::default(),
-            grown: Mutex::default(),
-        })
+    /// Opens the pinned maps and goes on from what was kept.
+    pub(super) fn open(paths: &BpfPaths, kept: Checkpoint) -> anyhow::Result<Self> {
+        let boot = std::fs::read_to_string("/proc/sys/kernel/random/boot_id")?.trim().to_owned();
+        let reader = Mutex::new(Reader::open(&paths.bpffs)?);
+        Ok(Self { reader, bpffs: paths.bpffs.clone(), boot, counting: tokio::sync::Mutex::new(kept) })
     }
 
-    /// Reads all counters once. What cannot be read is said in the reading and is missing from it.
-    pub(super) async fn gather(&self) -> Counts {
-        let mut counts = Counts::default();
-        if let Err(error) = self.maps(&mut counts) {
-            counts.faults.push(format!("counters cannot be read: {error}"));
+    /// What is to be kept.
+    pub(super) async fn checkpoint(&self) -> Checkpoint {
+        self.counting.lock().await.clone()
+    }
+
+    /// Reads all counters once, publishes what they come to, and gives it to be kept. What cannot be read is said and
+    /// stays as it was.
+    pub(super) async fn gather(&self, shared: &Shared) {
+        let mut counting = self.counting.lock().await;
+        let (mut reading, mut faults) = (Reading::new(), Vec::new());
+        if bpf_maps::others_stand(&self.bpffs) {
+            faults.push(
+                "another version's maps still stand: counts wait until theirs are taken over".to_owned(),
+            );
+        } else if let Err(error) = self.maps(&mut reading) {
+            faults.push(format!("counters cannot be read: {error}"));
         }
         match nft::counters().await {
-            Ok(table) => self.table(&mut counts, &table.known),
-            Err(error) => counts.faults.push(format!("the table's counters cannot be read: {error}")),
+            Ok(table) => self.table(&mut reading, &table),
+            Err(error) => faults.push(format!("the table's counters cannot be read: {error}")),
         }
-        self.grow(&mut counts);
+        let Some(published) = shared.published() else { return };
+        let now = Timestamp::now();
+        facts(&published, &mut counting.sources, now);
+        let names = Names::of(&published, &counting.sources);
+        let open = open(&reading, &names);
+        self.inherit(&mut counting, &reading);
+        let growth = counting.ledger.take_in(reading, |meter| names.name(meter));
+        served(&growth, &mut counting.sources, now);
+        let mut counts =
+            Counts { sums: Arc::clone(counting.ledger.sums()), open, faults, ..Counts::default() };
+        grow(&mut counting.growth, &mut counts, now);
         match conntrack::usage() {
             Ok((_, 0)) => {}
             #[expect(clippy::cast_precision_loss, reason = "a share")]
             Ok((used, max)) => counts.conntrack_used = Some(used as f64 / max as f64),
             Err(error) => counts.faults.push(error.to_string()),
         }
-        counts
+        shared.store.offer(counting.clone());
+        shared.set_counts(counts);
     }
 
     /// Ends connections that fell silent, and returns the events of those that were never answered.
     pub(super) fn sweep(&self) -> Result<Vec<Event>, ReadError> {
         self.lock().sweep(bpf::boottime())
-    }
-
-    /// A reading that lacks something says nothing of growth: the last whole one stands.
-    fn grow(&self, counts: &mut Counts) {
-        let mut grown = self.grown.lock().unwrap_or_else(PoisonError::into_inner);
-        if counts.faults.is_empty() {
-            let now = Timestamp::now();
-            let wrong = counts.connections.values().map(|counters| counters.wrong).sum();
-            let stopped = STOPPED.iter().filter_map(|reason| counts.held.get(*reason)).sum();
-            *grown = Some((
-                Grown::with(grown.map(|grown| grown.0), wrong, now),
-                Grown::with(grown.map(|grown| grown.1), stopped, now),
-            ));
-        }
-        (counts.wrong, counts.stopped) = grown.unwrap_or_default();
     }
 
     /// Adds a connection of which no SYN left, by what it turned out to be.
@@ -175,51 +254,58 @@ impl Gatherer {
         }
     }
 
-    fn maps(&self, counts: &mut Counts) -> Result<(), ReadError> {
-        let reader = self.lock();
-        for (key, counters) in reader.counters()? {
-            let lane = LaneId(u8::try_from(key.lane).unwrap_or_default());
-            counts.connections.insert((lane, SourceId(key.source)), counters);
-        }
-        for (reason, packets) in HELD.iter().zip(reader.held()?) {
-            counts.held.insert((*reason).to_owned(), packets);
-        }
-        let totals = reader.totals()?;
-        let mut untold = totals[Total::NotSent as usize];
-        for (lane, told) in reader.told()? {
-            let lane = LaneId(u8::try_from(lane).unwrap_or_default());
-            counts.local.insert(lane, told.local);
-            counts.policy.insert(lane, told.policy);
-            untold = untold.saturating_sub(told.local + told.policy);
-        }
-        // Those whose records were lost, or come in a moment.
-        *counts.local.entry(LaneId(0)).or_default() += untold;
-        counts.untracked = totals[Total::Untracked as usize];
-        counts.events_lost = totals[Total::EventsLost as usize];
-        Ok(())
-    }
-
-    fn table(&self, counts: &mut Counts, known: &BTreeMap<Counter, u64>) {
-        let (mut refused, mut held) = (BTreeMap::new(), BTreeMap::new());
-        for (counter, packets) in known {
-            match counter {
-                Counter::Refused(lane, reason) => {
-                    refused.insert((*lane, reason.as_str().to_owned()), *packets);
-                }
-                Counter::Rejected(lane, cause) => {
-                    refused.insert((*lane, cause.as_str().to_owned()), *packets);
-                }
-                Counter::HeldGap => drop(held.insert((LaneId(0), "gap".to_owned()), *packets)),
-                Counter::HeldPending => drop(held.insert((LaneId(0), "pending".to_owned()), *packets)),
-                Counter::HeldUnowned => drop(held.insert((LaneId(0), "unowned".to_owned()), *packets)),
-                Counter::DroppedWrong => {
-                    held.insert((LaneId(0), WRONG_TRANSLATION.to_owned()), *packets);
+    /// Maps that were made with another version's counts in them.
+    fn inherit(&self, counting: &mut Checkpoint, reading: &Reading) {
+        for given in Given::all(&pin_dir(&self.bpffs)) {
+            let of = |place, id: u32| (place, format!("{}/{id}", self.boot));
+            let counted = [of(Place::Counters, given.counters), of(Place::Swept, given.swept)];
+            for (place, from) in
+                [(Place::Swept, &counted[..]), (Place::Told, &[of(Place::Told, given.told)][..])]
+            {
+                if let Some(read) = reading.get(&place) {
+                    counting.ledger.inherit(place, &read.origin, from);
                 }
             }
         }
-        let mut carried = self.carried.lock().unwrap_or_else(PoisonError::into_inner);
-        counts.refused = carried.0.with(refused);
-        counts.held.extend(carried.1.with(held).into_iter().map(|((_, reason), packets)| (reason, packets)));
+    }
+
+    fn maps(&self, reading: &mut Reading) -> Result<(), ReadError> {
+        let reader = self.lock();
+        let origins = reader.origins();
+        let [counted, swept] = reader.apart()?;
+        reading.insert(Place::Counters, self.seen(origins.counters, connections(counted)));
+        reading.insert(Place::Swept, self.seen(origins.swept, connections(swept)));
+        let held = HELD.into_iter().zip(reader.held()?);
+        reading.insert(Place::Held, self.seen(origins.held, held.map(|(outcome, n)| (nobody(outcome), n))));
+        // Before the sum of which they are parts, so that the sum is never the smaller one.
+        let told = reader.told()?;
+        let totals = reader.totals()?;
+        let total = |outcome, total: Total| (nobody(outcome), totals[total as usize]);
+        let totals = [
+            total(Outcome::NotSent, Total::NotSent),
+            total(Outcome::Unfollowed, Total::Untracked),
+            total(Outcome::EventsLost, Total::EventsLost),
+        ];
+        reading.insert(Place::Totals, self.seen(origins.totals, totals));
+        let told = told.into_iter().flat_map(|(lane, told)| {
+            let lane = u8::try_from(lane).unwrap_or_default();
+            let meter = |outcome| Meter { lane, source: 0, outcome };
+            [(meter(Outcome::Local), told.local), (meter(Outcome::Policy), told.policy)]
+        });
+        reading.insert(Place::Told, self.seen(origins.told, told));
+        Ok(())
+    }
+
+    fn table(&self, reading: &mut Reading, table: &nft::Counts) {
+        let Some(handle) = table.table else { return };
+        let values =
+            table.known.iter().filter_map(|(counter, packets)| Some((counted_by(*counter)?, *packets)));
+        reading.insert(Place::Table, self.seen(handle, values));
+    }
+
+    fn seen(&self, origin: impl std::fmt::Display, values: impl IntoIterator<Item = (Meter, u64)>) -> Seen {
+        let values = values.into_iter().filter(|(_, value)| *value > 0).collect();
+        Seen { origin: format!("{}/{origin}", self.boot), values }
     }
 
     fn lock(&self) -> MutexGuard<'_, Reader> {
@@ -227,39 +313,154 @@ impl Gatherer {
     }
 }
 
-/// The words for the guard's reasons, in the order of `mailsteer_ebpf::Held`.
-const HELD: [&str; HELD_REASONS as usize] =
-    ["no_mark", "wrong_address", "wrong_uplink", "unreadable", "undeclared"];
-/// The word for packets that the table dropped because a stranger's NAT came first.
-const WRONG_TRANSLATION: &str = "wrong_translation";
+/// A count of no lane.
+const fn nobody(outcome: Outcome) -> Meter {
+    Meter { lane: 0, source: 0, outcome }
+}
+
+fn connections(counted: BTreeMap<CounterKey, Counters>) -> impl Iterator<Item = (Meter, u64)> {
+    counted.into_iter().flat_map(|(key, counters)| {
+        let lane = u8::try_from(key.lane).unwrap_or_default();
+        let meter = move |outcome| Meter { lane, source: key.source, outcome };
+        [
+            (meter(Outcome::Attempted), counters.attempts),
+            (meter(Outcome::Established), counters.established),
+            (meter(Outcome::Refused), counters.refused),
+            (meter(Outcome::Unreachable), counters.unreachable),
+            (meter(Outcome::Reset), counters.reset),
+            (meter(Outcome::Unanswered), counters.unanswered),
+            (meter(Outcome::Closed), counters.closed),
+            (meter(Outcome::BytesOut), counters.bytes_out),
+            (meter(Outcome::BytesIn), counters.bytes_in),
+            (meter(Outcome::Wrong), counters.wrong),
+            (meter(Outcome::Retransmits), counters.retransmits),
+        ]
+    })
+}
+
+fn counted_by(counter: Counter) -> Option<Meter> {
+    let refused = |lane: LaneId, reason: &str| {
+        Some(Meter { lane: lane.0, source: 0, outcome: Outcome::of_refused(reason)? })
+    };
+    match counter {
+        Counter::Refused(lane, reason) => refused(lane, reason.as_str()),
+        Counter::Rejected(lane, cause) => refused(lane, cause.as_str()),
+        Counter::HeldGap => Some(nobody(Outcome::HeldGap)),
+        Counter::HeldPending => Some(nobody(Outcome::HeldPending)),
+        Counter::HeldUnowned => Some(nobody(Outcome::HeldUnowned)),
+        Counter::DroppedWrong => Some(nobody(Outcome::HeldWrongTranslation)),
+    }
+}
+
+/// Connections that these maps saw begin and not end.
+fn open(reading: &Reading, names: &Names) -> BTreeMap<IpAddr, u64> {
+    let mut pairs: BTreeMap<(u8, u16), (u64, u64)> = BTreeMap::new();
+    let seen = [Place::Counters, Place::Swept].into_iter().filter_map(|place| reading.get(&place));
+    for (meter, value) in seen.flat_map(|seen| &seen.values) {
+        let (begun, ended) = pairs.entry((meter.lane, meter.source)).or_default();
+        match meter.outcome {
+            Outcome::Attempted => *begun += value,
+            Outcome::Closed => *ended += value,
+            _ => {}
+        }
+    }
+    let mut open = BTreeMap::new();
+    for ((_, source), (begun, ended)) in pairs {
+        if let Some(public) = names.sources.get(&source) {
+            *open.entry(*public).or_default() += begun.saturating_sub(ended);
+        }
+    }
+    open
+}
+
+/// Brings what is known of the config's sources up to date.
+fn facts(published: &Published, sources: &mut Arc<BTreeMap<IpAddr, SourceFacts>>, now: Timestamp) {
+    for source in published.world.pool_sources() {
+        let known = sources.get(&source.public);
+        if known.is_some_and(|known| known.name == source.name && known.local == source.local) {
+            continue;
+        }
+        let facts = SourceFacts {
+            name: source.name.clone(),
+            local: source.local,
+            first_seen: known.map_or(now, |known| known.first_seen),
+            last_served: known.and_then(|known| known.last_served),
+        };
+        Arc::make_mut(sources).insert(source.public, facts);
+    }
+}
+
+/// Notes which sources connections left from.
+fn served(growth: &BTreeMap<Name, u64>, sources: &mut Arc<BTreeMap<IpAddr, SourceFacts>>, now: Timestamp) {
+    let left = growth.keys().filter(|name| name.outcome == Outcome::Attempted);
+    for public in left.filter_map(|name| name.source) {
+        if let Some(facts) = Arc::make_mut(sources).get_mut(&public) {
+            facts.last_served = Some(now);
+        }
+    }
+}
+
+/// A reading that lacks something says nothing of growth: the last whole one stands.
+fn grow(growth: &mut BTreeMap<String, Growth>, counts: &mut Counts, now: Timestamp) {
+    if counts.faults.is_empty() {
+        let stopped = STOPPED.into_iter().map(|outcome| counts.total(outcome)).sum();
+        for (what, count) in [(WRONG_LEFT, counts.total(Outcome::Wrong)), (WRONG_STOPPED, stopped)] {
+            let next = grown(growth.get(what).copied(), count, now);
+            growth.insert(what.to_owned(), next);
+        }
+    }
+    let of = |what| growth.get(what).copied().unwrap_or_default();
+    (counts.wrong, counts.stopped) = (of(WRONG_LEFT), of(WRONG_STOPPED));
+}
+
+/// Words for what should not grow.
+const WRONG_LEFT: &str = "wrong";
+const WRONG_STOPPED: &str = "stopped";
+
+/// The guard's reasons, in the order of `mailsteer_ebpf::Held`.
+const HELD: [Outcome; HELD_REASONS as usize] = [
+    Outcome::HeldNoMark,
+    Outcome::HeldWrongAddress,
+    Outcome::HeldWrongUplink,
+    Outcome::HeldUnreadable,
+    Outcome::HeldUndeclared,
+];
 /// The reasons for which a packet with a wrong address is stopped.
-const STOPPED: [&str; 3] =
-    [HELD[Held::WrongAddress as usize], HELD[Held::WrongUplink as usize], WRONG_TRANSLATION];
+const STOPPED: [Outcome; 3] =
+    [Outcome::HeldWrongAddress, Outcome::HeldWrongUplink, Outcome::HeldWrongTranslation];
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
-    fn what_an_earlier_agent_left_did_not_grow_now() {
+    fn what_was_never_looked_at_did_not_grow_now() {
         let (first, now) =
             (Timestamp::UNIX_EPOCH, Timestamp::UNIX_EPOCH + jiff::SignedDuration::from_secs(9));
-        let found = Grown::with(None, 3, first);
-        assert_eq!(found, Grown { count: 3, last: None });
-        let same = Grown::with(Some(found), 3, now);
+        let found = grown(None, 3, first);
+        assert_eq!(found, Growth { count: 3, last: None });
+        let same = grown(Some(found), 3, now);
         assert_eq!(same, found);
-        let more = Grown::with(Some(same), 4, now);
-        assert_eq!(more, Grown { count: 4, last: Some(now) });
-        assert_eq!(Grown::with(Some(more), 4, first), more, "the time stays");
+        let more = grown(Some(same), 4, now);
+        assert_eq!(more, Growth { count: 4, last: Some(now) });
+        assert_eq!(grown(Some(more), 4, first), more, "the time stays");
     }
 
     #[test]
-    fn a_counter_that_was_set_back_is_carried_on() {
-        let mut carried = Carried::default();
-        let reading = |value| BTreeMap::from([((LaneId(1), "exhausted".to_owned()), value)]);
-        assert_eq!(carried.with(reading(5)), reading(5));
-        assert_eq!(carried.with(reading(2)), reading(7));
-        assert_eq!(carried.with(reading(3)), reading(8));
-        assert_eq!(carried.with(BTreeMap::new()), reading(8));
+    fn the_guards_reasons_are_in_its_order() {
+        assert_eq!(HELD[mailsteer_ebpf::Held::WrongAddress as usize], Outcome::HeldWrongAddress);
+        assert_eq!(HELD[mailsteer_ebpf::Held::WrongUplink as usize], Outcome::HeldWrongUplink);
+        assert_eq!(HELD[mailsteer_ebpf::Held::Undeclared as usize], Outcome::HeldUndeclared);
+    }
+
+    #[test]
+    fn what_is_not_told_yet_is_local_and_of_no_stream() {
+        let counts = Counts::of([
+            (None, "", Outcome::NotSent, 9),
+            (None, "mail", Outcome::Local, 2),
+            (None, "mail", Outcome::Policy, 4),
+        ]);
+        assert_eq!(counts.untold(Outcome::Local), BTreeMap::from([("", 3), ("mail", 2)]));
+        assert_eq!(counts.untold(Outcome::Policy), BTreeMap::from([("", 0), ("mail", 4)]));
     }
 }

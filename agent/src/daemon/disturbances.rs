@@ -7,6 +7,7 @@
 use std::time::{Duration, Instant};
 
 use super::counts::Counts;
+use crate::state::Outcome;
 
 /// After so long without another count it is over.
 const QUIET: Duration = Duration::from_secs(60);
@@ -20,37 +21,29 @@ struct Doing {
     look: &'static str,
 }
 
-fn refused(counts: &Counts, why: &str) -> u64 {
-    counts.refused.iter().filter(|((_, reason), _)| reason == why).map(|(_, count)| count).sum()
-}
-
-fn held(counts: &Counts, why: &str) -> u64 {
-    counts.held.get(why).copied().unwrap_or_default()
-}
-
 const DOINGS: [Doing; 5] = [
     Doing {
-        count: |counts| refused(counts, "untracked"),
+        count: |counts| counts.total(Outcome::RefusedUntracked),
         seen: "connections refused because conntrack does not follow them, so no source can be set",
         look: "look for a notrack rule: `nft list ruleset`, `iptables -t raw -S`",
     },
     Doing {
-        count: |counts| refused(counts, "midstream"),
+        count: |counts| counts.total(Outcome::RefusedMidstream),
         seen: "packets of live connections refused because their conntrack entries were lost",
         look: "somebody flushed conntrack (`conntrack -F`), or its table overflowed",
     },
     Doing {
-        count: |counts| held(counts, "wrong_translation"),
+        count: |counts| counts.total(Outcome::HeldWrongTranslation),
         seen: "packets held because another NAT rule gave them an address before mailsteer could",
         look: "look for masquerade or snat in a postrouting chain of a priority below 90: `nft list ruleset`",
     },
     Doing {
-        count: |counts| held(counts, "wrong_address") + held(counts, "wrong_uplink"),
+        count: |counts| counts.total(Outcome::HeldWrongAddress) + counts.total(Outcome::HeldWrongUplink),
         seen: "packets held by the guard because they would leave with or by what is not their source's",
         look: "look for NAT and routing rules that are not mailsteer's: `nft list ruleset`, `ip rule`",
     },
     Doing {
-        count: |counts| counts.untracked,
+        count: |counts| counts.total(Outcome::Unfollowed),
         seen: "connections could not be followed, so what became of them is not counted",
         look: "look for programs at the uplinks' egress: `bpftool net`",
     },
@@ -112,15 +105,13 @@ impl Doing {
 
 #[cfg(test)]
 mod tests {
-    use mailsteer_core::model::LaneId;
-
     use super::*;
 
     fn counts(untracked: u64, wrong: u64) -> Counts {
-        let mut counts = Counts::default();
-        counts.refused.insert((LaneId(1), "untracked".to_owned()), untracked);
-        counts.held.insert("wrong_translation".to_owned(), wrong);
-        counts
+        Counts::of([
+            (None, "mail", Outcome::RefusedUntracked, untracked),
+            (None, "", Outcome::HeldWrongTranslation, wrong),
+        ])
     }
 
     #[test]

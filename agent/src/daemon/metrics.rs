@@ -2,18 +2,18 @@
 //!
 //! Owns: which sample each count becomes. Must not: count; the kernel and the tallies do.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 
 use mailsteer_core::config::Tier;
-use mailsteer_core::model::{Family, LaneId, SourceId};
-use mailsteer_ebpf::Counters;
+use mailsteer_core::model::Family;
 
-use super::counts::Counts;
+use super::counts::{Counts, Pair};
 use super::shared::{Published, Shared};
 use super::status;
 use crate::api::view::{SourceState, StreamMode};
+use crate::state::Outcome;
 use crate::telemetry::metrics::{Metric, MetricsSource, Snapshot};
 
 /// The daemon as a source of metrics.
@@ -61,18 +61,19 @@ impl Samples {
         let locks = &published.locks;
         self.flag(Metric::GuardArmed, locks.guard && locks.guard_armed);
         self.flag(Metric::ConfigOk, published.config_error.is_none());
+        self.flag(Metric::StateOk, shared.store.fault().is_none());
         if let Some(settled) = published.settled {
             self.add(Metric::ReconcileAge, &[], settled.elapsed().as_secs_f64());
         }
         self.count(Metric::TableRepairs, &[], tallies.repairs);
         self.count(Metric::GuardRepairs, &[], tallies.guard_repairs);
-        self.count(Metric::Unfollowed, &[], counts.untracked);
+        self.count(Metric::Unfollowed, &[], counts.total(Outcome::Unfollowed));
         if let Some(used) = counts.conntrack_used {
             self.add(Metric::ConntrackUsed, &[], used);
         }
         self.add(Metric::BuildInfo, &[env!("CARGO_PKG_VERSION")], 1.0);
-        for (reason, packets) in &counts.held {
-            self.count(Metric::Held, &[reason], *packets);
+        for (reason, packets) in counts.held() {
+            self.count(Metric::Held, &[reason], packets);
         }
         for ((stream, cause), flips) in &tallies.flips {
             self.count(Metric::Flips, &[stream, cause], *flips);
@@ -122,90 +123,116 @@ impl Samples {
         }
     }
 
+    /// Of sources that neither the config nor a live connection names any more, and of streams likewise, series end; what
+    /// was counted of them stays in the sums by provider, which must not fall.
     fn connections(&mut self, published: &Published, counts: &Counts) {
         let names = Names::of(published);
         let mut sums = Sums::default();
-        for ((lane, source), counters) in &counts.connections {
-            sums.add(names.lane(*lane), names.source(*source), counters);
+        for (pair, outcomes) in counts.pairs() {
+            sums.add(&names, pair, &outcomes);
         }
-        for (outcome, lanes) in [("local", &counts.local), ("policy", &counts.policy)] {
-            for (lane, value) in lanes {
-                let (stream, _) = names.lane(*lane);
-                *sums.streams.entry((stream, outcome)).or_default() += value;
-                self.count(Metric::Connections, &[stream, "", outcome], *value);
+        for outcome in [Outcome::Local, Outcome::Policy] {
+            for (stream, value) in counts.untold(outcome) {
+                if names.streams.contains(stream) {
+                    *sums.streams.entry((stream, outcome)).or_default() += value;
+                    self.count(Metric::Connections, &[stream, "", outcome.as_str()], value);
+                }
             }
         }
         for (metric, by) in
             [(Metric::StreamConnections, &sums.streams), (Metric::ProviderConnections, &sums.providers)]
         {
             for ((name, outcome), value) in by {
-                self.count(metric, &[name, outcome], *value);
+                self.count(metric, &[name, outcome.as_str()], *value);
             }
         }
         for ((stream, source), values) in &sums.sources {
             for (outcome, value) in OUTCOMES.into_iter().zip(values) {
-                self.count(Metric::Connections, &[stream, source, outcome], *value);
+                self.count(Metric::Connections, &[stream, source, outcome.as_str()], *value);
             }
         }
         for (stream, packets) in sums.wrong {
             self.count(Metric::WrongSource, &[stream], packets);
         }
-        for ((lane, reason), refused) in &counts.refused {
-            self.count(Metric::Refused, &[names.lane(*lane).0, reason], *refused);
+        self.refused(&names, counts);
+    }
+
+    /// Those of which there were none, too: a series that begins above 0 hides its first count from `rate()`.
+    fn refused(&mut self, names: &Names, counts: &Counts) {
+        let mut refused = counts.refused();
+        for stream in names.streams.iter().filter(|stream| !stream.is_empty()) {
+            for reason in Outcome::ALL.iter().filter_map(|outcome| outcome.refused_for()) {
+                refused.entry((stream, reason)).or_default();
+            }
+        }
+        for ((stream, reason), refused) in refused {
+            if names.streams.contains(stream) {
+                self.count(Metric::Refused, &[stream, reason], refused);
+            }
         }
     }
 }
 
-/// What became of connections that left, by the words of the metric.
-const OUTCOMES: [&str; 6] = ["attempted", "established", "refused", "unreachable", "reset", "unanswered"];
+/// What became of connections of which a SYN left.
+const OUTCOMES: [Outcome; 6] = [
+    Outcome::Attempted,
+    Outcome::Established,
+    Outcome::Refused,
+    Outcome::Unreachable,
+    Outcome::Reset,
+    Outcome::Unanswered,
+];
 
-/// The counters of lanes and sources, summed by words: lanes of several providers are of one stream.
+/// The counters of streams, sources and providers, each summed over the others.
 #[derive(Default)]
 struct Sums<'a> {
     sources: BTreeMap<(&'a str, &'a str), [u64; 6]>,
-    streams: BTreeMap<(&'a str, &'static str), u64>,
-    providers: BTreeMap<(&'a str, &'static str), u64>,
+    streams: BTreeMap<(&'a str, Outcome), u64>,
+    providers: BTreeMap<(&'a str, Outcome), u64>,
     wrong: BTreeMap<&'a str, u64>,
 }
 
 impl<'a> Sums<'a> {
-    fn add(&mut self, (stream, provider): (&'a str, &'a str), source: &'a str, counters: &Counters) {
-        let Counters { attempts, established, refused, unreachable, reset, unanswered, .. } = *counters;
-        let values = [attempts, established, refused, unreachable, reset, unanswered];
-        let sum = self.sources.entry((stream, source)).or_default();
-        for ((outcome, value), sum) in OUTCOMES.into_iter().zip(values).zip(sum) {
-            *sum += value;
-            *self.streams.entry((stream, outcome)).or_default() += value;
-            *self.providers.entry((provider, outcome)).or_default() += value;
+    fn add(&mut self, names: &'a Names, pair: Pair<'a>, outcomes: &BTreeMap<Outcome, u64>) {
+        let value = |outcome: Outcome| outcomes.get(&outcome).copied().unwrap_or_default();
+        let values = OUTCOMES.map(value);
+        for (outcome, value) in OUTCOMES.into_iter().zip(values) {
+            *self.providers.entry((pair.provider, outcome)).or_default() += value;
         }
-        *self.wrong.entry(stream).or_default() += counters.wrong;
+        if !names.streams.contains(pair.stream) {
+            return;
+        }
+        for (outcome, value) in OUTCOMES.into_iter().zip(values) {
+            *self.streams.entry((pair.stream, outcome)).or_default() += value;
+        }
+        *self.wrong.entry(pair.stream).or_default() += value(Outcome::Wrong);
+        if let Some(source) = names.source(pair.source) {
+            let sums = self.sources.entry((pair.stream, source)).or_default();
+            sums.iter_mut().zip(values).for_each(|(sum, value)| *sum += value);
+        }
     }
 }
 
-/// Words for the numbers in the counters. The empty word: no stream, or no source.
-struct Names<'a> {
-    lanes: BTreeMap<LaneId, &'a (String, String)>,
-    sources: BTreeMap<SourceId, String>,
+/// Words that the config, or a number that a live connection may bear, still stands for.
+struct Names {
+    streams: BTreeSet<String>,
+    sources: BTreeMap<IpAddr, String>,
 }
 
-impl<'a> Names<'a> {
-    fn of(published: &'a Published) -> Self {
+impl Names {
+    fn of(published: &Published) -> Self {
         let world = &published.world;
-        let names: HashMap<IpAddr, &str> =
-            world.pool_sources().map(|source| (source.local, source.name.as_str())).collect();
-        let name = |address: IpAddr| {
-            names.get(&address).map_or_else(|| address.to_string(), |&name| name.to_owned())
-        };
-        let sources = world.ids().sources().map(|(id, address, _)| (id, name(address))).collect();
-        Self { lanes: world.ids().lanes().collect(), sources }
+        // The empty one: matched by no stream.
+        let streams = world.ids().lanes().map(|(_, (stream, _))| stream.clone()).chain([String::new()]);
+        let mut sources: BTreeMap<IpAddr, String> =
+            world.ids().sources().map(|(_, address, _)| (address, address.to_string())).collect();
+        sources.extend(world.pool_sources().map(|source| (source.public, source.name.clone())));
+        Self { streams: streams.collect(), sources }
     }
 
-    fn lane(&self, id: LaneId) -> (&str, &str) {
-        self.lanes.get(&id).map_or(("", "other"), |(stream, provider)| (stream, provider))
-    }
-
-    fn source(&self, id: SourceId) -> &str {
-        self.sources.get(&id).map_or("", String::as_str)
+    /// The empty word: not steered.
+    fn source(&self, public: Option<IpAddr>) -> Option<&str> {
+        public.map_or(Some(""), |public| self.sources.get(&public).map(String::as_str))
     }
 }
 
@@ -224,6 +251,7 @@ mod tests {
     use super::*;
     use crate::api::view::Locks;
     use crate::daemon::Options;
+    use crate::state::Store;
     use crate::telemetry::metrics::{MAX_SERIES, render};
 
     const STREAMS: u16 = 64;
@@ -241,33 +269,39 @@ mod tests {
         let now = Timestamp::UNIX_EPOCH;
         let world = World::new(config, now);
         let decision = decide::desired(&world, now);
-        let mut counts = Counts::default();
-        let sources: Vec<SourceId> = world.ids().sources().map(|(id, ..)| id).collect();
+        let sources: Vec<IpAddr> = world.pool_sources().map(|source| source.public).collect();
         assert_eq!(sources.len(), usize::from(SOURCES));
-        let lanes: Vec<LaneId> = world.ids().lanes().map(|(id, _)| id).collect();
-        assert_eq!(lanes.len(), usize::from(STREAMS));
-        let counters = Counters {
-            attempts: 21,
-            established: 1,
-            refused: 2,
-            unreachable: 3,
-            reset: 4,
-            unanswered: 5,
-            wrong: 6,
-            ..Counters::default()
-        };
-        for lane in lanes {
-            counts.connections.extend(sources.iter().map(|source| ((lane, *source), counters)));
-            counts.local.insert(lane, 7);
-            counts.refused.insert((lane, "exhausted".to_owned()), 8);
+        let streams: Vec<String> = world.config().streams.iter().map(|stream| stream.name.clone()).collect();
+        assert_eq!(streams.len(), usize::from(STREAMS));
+        let each = [
+            (Outcome::Attempted, 21),
+            (Outcome::Established, 1),
+            (Outcome::Refused, 2),
+            (Outcome::Unreachable, 3),
+            (Outcome::Reset, 4),
+            (Outcome::Unanswered, 5),
+            (Outcome::Wrong, 6),
+        ];
+        let mut counted = Vec::new();
+        for stream in &streams {
+            for source in &sources {
+                counted.extend(each.map(|(outcome, sum)| (Some(*source), stream.as_str(), outcome, sum)));
+            }
+            counted.push((None, stream, Outcome::NotSent, 7));
+            counted.push((None, stream, Outcome::Local, 7));
+            counted.push((None, stream, Outcome::RefusedExhausted, 8));
         }
-        let shared = Arc::new(Shared::new(Options {
+        let counts = Counts::of(counted);
+        let options = Options {
             config: None,
             socket: "unused".into(),
             bpffs: "unused".into(),
             cgroup: None,
             state: "unused".into(),
-        }));
+        };
+        let dir = tempfile::tempdir().unwrap();
+        let (store, kept) = Store::open(dir.path(), config::Retention::default()).unwrap();
+        let shared = Arc::new(Shared::new(options, store, kept.events));
         shared.publish(Published {
             world,
             decision,
@@ -306,7 +340,7 @@ mod tests {
         let states = series.iter().filter(|line| line.starts_with("mailsteer_source_state{"));
         assert_eq!(states.map(|line| line.ends_with(" 1")).collect::<Vec<_>>(), [true; SOURCES as usize]);
         // Every series is either here or counted: all of connections, and two more states of each source.
-        let connections = usize::from(STREAMS) * (usize::from(SOURCES) * OUTCOMES.len() + 1);
+        let connections = usize::from(STREAMS) * (usize::from(SOURCES) * OUTCOMES.len() + 1) + 2;
         let states = usize::from(SOURCES) * (SourceState::ALL.len() - 1);
         let left_out = connections - count("mailsteer_connections_total") + states;
         assert_eq!(value("mailsteer_series_left_out"), Some(left_out.to_string().as_str()));

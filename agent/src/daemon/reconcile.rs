@@ -19,7 +19,6 @@ use tracing::{debug, info, warn};
 
 use super::Options;
 use super::config::{self, LoadError, Loaded};
-use super::operator::Kept;
 use super::shared::{Published, Shared};
 use super::status;
 use super::systemd::{Asked, Manager, Signals};
@@ -30,6 +29,7 @@ use crate::api::{Access, ServeError};
 use crate::nftnl::Ours;
 use crate::observe::nft::TableChange;
 use crate::observe::{Look, Looker};
+use crate::state::{Receipt, Word};
 
 /// How often everything is read back, whatever the triggers said: often enough that a lost notification is mended
 /// within a minute, rarely enough to cost nothing (a pass takes milliseconds).
@@ -41,6 +41,8 @@ const RETRY: Duration = Duration::from_secs(1);
 /// How many times a pass looks again before it leaves the rest to the retry: one to add addresses, one to use
 /// them, one to find nothing left, and one for what happened meanwhile.
 const ROUNDS: usize = 4;
+/// How long an operator's command waits for the disk before it is answered that it is not kept yet.
+const KEPT: Duration = Duration::from_secs(3);
 
 /// Something that asks for a pass.
 pub(super) enum Trigger {
@@ -86,6 +88,8 @@ pub(super) struct Reconciler {
     unread: bool,
     /// Steps that failed in the last pass, with their errors, so that each is said once.
     failing: BTreeMap<String, String>,
+    /// The operator's word as it was last given to be kept.
+    word: Word,
 }
 
 impl Reconciler {
@@ -94,17 +98,17 @@ impl Reconciler {
         options: &Options,
         paths: BpfPaths,
         loaded: Loaded,
+        word: Word,
         shared: Arc<Shared>,
         ours: Ours,
         outside: Outside,
     ) -> Result<Self> {
         let now = Timestamp::now();
-        let kept = Kept::read(&options.state)?;
         let mut executor = Executor::open(paths, loaded.config.own_table, &options.state, ours)?;
         let mut world = World::new(loaded.config, now);
         let GivenOut { sources, lanes } = executor.given_out().context("cannot read the pinned maps")?;
         world.apply(Observation::Restored { sources, lanes }, now);
-        kept.restore(&mut world);
+        world.restore_operator(word.suspended.clone(), word.bypassed.clone(), word.hold.clone());
         loaded.warnings.iter().for_each(|warning| warn!("{warning}"));
         Ok(Self {
             options: options.clone(),
@@ -122,6 +126,7 @@ impl Reconciler {
             meddled: None,
             unread: false,
             failing: BTreeMap::new(),
+            word,
         })
     }
 
@@ -231,10 +236,7 @@ impl Reconciler {
                 self.unread = true;
                 self.meddled = Some(change);
             }
-            Trigger::Command(command, answer) => {
-                let said = self.obey(command).await;
-                let _caller_gone = answer.send(said);
-            }
+            Trigger::Command(command, answer) => self.obey(command, answer).await,
             Trigger::Reload(answer) => {
                 let report = self.reload().await;
                 let _caller_gone = answer.send(report);
@@ -248,17 +250,40 @@ impl Reconciler {
         false
     }
 
-    /// Carries a command out, and answers when it has taken effect.
-    async fn obey(&mut self, command: Command) -> Result<String, OperatorError> {
-        let events = self.world.command(command, Timestamp::now())?;
+    /// Carries a command out, and lets it be answered when it has taken effect and is kept. Nobody waits for the disk
+    /// here.
+    async fn obey(&mut self, command: Command, answer: oneshot::Sender<Result<String, OperatorError>>) {
+        let events = match self.world.command(command, Timestamp::now()) {
+            Ok(events) => events,
+            Err(error) => {
+                let _caller_gone = answer.send(Err(error));
+                return;
+            }
+        };
         let text = events.last().map(|event| event.kind.to_string()).unwrap_or_default();
         self.tell(&events);
-        if let Err(error) = Kept::of(&self.world).write(&self.options.state) {
-            warn!("{error}");
-            self.faults.push(error.to_string());
-        }
+        let receipt = self.keep_word();
         self.reconcile().await;
-        Ok(text)
+        tokio::spawn(async move {
+            let _caller_gone = answer.send(Ok(with_receipt(text, receipt).await));
+        });
+    }
+
+    /// Gives the operator's word to be kept where it changed: by a command, or because a time is over.
+    fn keep_word(&mut self) -> Option<Receipt> {
+        let world = &self.world;
+        let same = *world.suspensions() == self.word.suspended
+            && *world.bypasses() == self.word.bypassed
+            && world.hold() == self.word.hold.as_ref();
+        if same {
+            return None;
+        }
+        self.word = Word {
+            suspended: world.suspensions().clone(),
+            bypassed: world.bypasses().clone(),
+            hold: world.hold().cloned(),
+        };
+        Some(self.shared.store.word(self.word.clone()))
     }
 
     async fn reload(&mut self) -> Result<ReloadReport, LoadError> {
@@ -292,6 +317,7 @@ impl Reconciler {
         {
             warn!("{error}");
         }
+        self.shared.store.retain(loaded.config.retention);
         let events = self.world.apply(Observation::Config(Box::new(loaded.config)), Timestamp::now());
         self.tell(&events);
         let file = path.map(|path| path.display().to_string()).unwrap_or_default();
@@ -319,6 +345,7 @@ impl Reconciler {
             }
         }
         debug!(acted, left = self.pending.len(), "reconciled");
+        drop(self.keep_word());
         self.publish();
     }
 
@@ -495,6 +522,18 @@ impl Reconciler {
             self.outside.steering.send_replace(headline.level != Level::Broken);
         }
     }
+}
+
+/// What is said of a command: that the disk did not take it, too.
+async fn with_receipt(text: String, receipt: Option<Receipt>) -> String {
+    let Some(receipt) = receipt else { return text };
+    let cause = match tokio::time::timeout(KEPT, receipt).await {
+        Ok(Ok(Ok(()))) => return text,
+        Ok(Ok(Err(cause))) => cause,
+        Ok(Err(_ended)) => "the state database was closed".to_owned(),
+        Err(_late) => "the disk does not answer".to_owned(),
+    };
+    format!("{text}; it is in effect, but not on the disk yet and forgotten if the agent ends: {cause}")
 }
 
 /// An error with its causes, in one line.

@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::Instant;
 
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use mailsteer_core::decide::{Decision, Event, EventKind, World};
 use mailsteer_core::plan::Action;
 
@@ -16,11 +16,17 @@ use super::counts::Counts;
 use super::disturbances::Disturbances;
 use super::journal::Journal;
 use crate::api::view::{ConnectionRow, EventRow, Locks};
+use crate::state::Store;
 
 /// How many events are kept in memory.
 const EVENTS: usize = 10_000;
 /// How many connections are kept in memory: at 100 a second, the last 100 seconds and more.
 const CONNECTIONS: usize = 20_000;
+
+/// How long `status` tells of a damaged state database: over a night and a morning.
+const TELL_DAMAGE: SignedDuration = SignedDuration::from_hours(24);
+/// Kind of the event that tells of one.
+const DAMAGED: &str = "state-damaged";
 
 /// The last reconcile's result.
 pub(super) struct Published {
@@ -52,6 +58,11 @@ pub(super) struct Shared {
     pub(super) started: Instant,
     pub(super) events: Journal<EventRow>,
     pub(super) connections: Journal<ConnectionRow>,
+    pub(super) store: Store,
+    /// The number of the last event.
+    numbered: Mutex<u64>,
+    /// The store's fault as it was last told.
+    told_fault: Mutex<Option<String>>,
     published: RwLock<Option<Arc<Published>>>,
     tallies: Mutex<Tallies>,
     counts: RwLock<Arc<Counts>>,
@@ -59,12 +70,19 @@ pub(super) struct Shared {
 }
 
 impl Shared {
-    pub(super) fn new(options: Options) -> Self {
+    /// With the events that were kept, oldest first.
+    pub(super) fn new(options: Options, store: Store, kept: Vec<EventRow>) -> Self {
+        let events = Journal::new(EVENTS);
+        let last = kept.last().map_or(0, |event| event.number);
+        kept.into_iter().for_each(|event| events.add(event));
         Self {
             options,
             started: Instant::now(),
-            events: Journal::new(EVENTS),
+            events,
             connections: Journal::new(CONNECTIONS),
+            store,
+            numbered: Mutex::new(last),
+            told_fault: Mutex::default(),
             published: RwLock::new(None),
             tallies: Mutex::new(Tallies::default()),
             counts: RwLock::default(),
@@ -86,7 +104,7 @@ impl Shared {
         Arc::clone(&self.counts.read().unwrap_or_else(PoisonError::into_inner))
     }
 
-    /// Keeps a reading, and tells what it shows of strangers' doings.
+    /// Keeps what was counted, and tells what it shows of strangers' doings.
     pub(super) fn set_counts(&self, counts: Counts) {
         let begun = self.disturbances().take_in(&counts, Instant::now());
         for what in begun {
@@ -120,7 +138,11 @@ impl Shared {
         let pairs = evidence.as_object().into_iter().flatten();
         let word =
             |value: &serde_json::Value| value.as_str().map_or_else(|| value.to_string(), str::to_owned);
-        self.events.add(EventRow {
+        // Held until both have it: numbers come in order.
+        let mut numbered = self.numbered.lock().unwrap_or_else(PoisonError::into_inner);
+        *numbered += 1;
+        let row = EventRow {
+            number: *numbered,
             time: event.at,
             kind: event.kind.name().to_owned(),
             subject: event.kind.subject().to_owned(),
@@ -129,6 +151,32 @@ impl Shared {
                 .filter(|(key, _)| key.as_str() != "kind")
                 .map(|(key, value)| (key.clone(), word(value)))
                 .collect(),
-        });
+        };
+        self.store.event(&row);
+        self.events.add(row);
+    }
+
+    /// Tells what became of the state database since this was last asked.
+    pub(super) fn look_at_state(&self) {
+        let now = |kind| self.happened(&Event { at: Timestamp::now(), kind });
+        for damage in self.store.damages() {
+            now(EventKind::StateDamaged { what: damage.what });
+        }
+        let fault = self.store.fault();
+        let mut told = self.told_fault.lock().unwrap_or_else(PoisonError::into_inner);
+        match (&*told, &fault) {
+            (None, Some(why)) => now(EventKind::StateFailed { why: why.clone() }),
+            (Some(_), None) => now(EventKind::StateRecovered),
+            _ => {}
+        }
+        *told = fault;
+    }
+
+    /// What is wrong with the state database, and what was within a day.
+    pub(super) fn state_faults(&self) -> Vec<String> {
+        let now = Timestamp::now();
+        let damage = self.events.last(EVENTS).into_iter().rev().find(|event| event.kind == DAMAGED);
+        let damage = damage.filter(|event| now.duration_since(event.time) < TELL_DAMAGE);
+        self.store.fault().into_iter().chain(damage.map(|event| event.text)).collect()
     }
 }

@@ -17,6 +17,7 @@ use crate::api::view::{
     BypassState, ConfigState, HoldState, PoolState, SourceRow, SourceState, Status, StreamMode, StreamState,
     Suspension, Totals,
 };
+use crate::state::Outcome;
 
 /// The agent as a whole.
 pub(super) fn status(shared: &Shared, published: &Published) -> Status {
@@ -48,7 +49,14 @@ pub(super) fn status(shared: &Shared, published: &Published) -> Status {
         }),
         time: jiff::Timestamp::now(),
         cgroup_root: cgroup.map(|path| path.display().to_string()).unwrap_or_default(),
-        faults: published.faults.iter().chain(&counts.faults).cloned().chain(shared.disturbed()).collect(),
+        faults: published
+            .faults
+            .iter()
+            .chain(&counts.faults)
+            .cloned()
+            .chain(shared.state_faults())
+            .chain(shared.disturbed())
+            .collect(),
         ..Status::default()
     };
     status.headline = headline(&status);
@@ -116,20 +124,16 @@ pub(super) fn pools(world: &World) -> Vec<PoolState> {
 }
 
 fn totals(counts: &Counts) -> Totals {
-    let mut totals = Totals {
-        held: counts.held.values().sum(),
-        refused: counts.refused.values().sum(),
+    Totals {
+        held: counts.held().values().sum(),
+        refused: counts.refused().values().sum(),
         wrong: counts.wrong.count,
         wrong_last: counts.wrong.last,
         stopped: counts.stopped.count,
         stopped_last: counts.stopped.last,
-        ..Totals::default()
-    };
-    for counters in counts.connections.values() {
-        totals.attempts += counters.attempts;
-        totals.established += counters.established;
+        attempts: counts.total(Outcome::Attempted),
+        established: counts.total(Outcome::Established),
     }
-    totals
 }
 
 fn source_name(world: &World, public: IpAddr) -> String {
@@ -174,7 +178,6 @@ pub(super) fn sources(shared: &Shared, published: &Published) -> Vec<SourceRow> 
 
 fn source_row(published: &Published, counts: &Counts, pool: &Pool, source: &PoolSource) -> SourceRow {
     let world = &published.world;
-    let id = world.ids().source(source.local);
     SourceRow {
         name: source.name.clone(),
         public: source.public,
@@ -185,7 +188,7 @@ fn source_row(published: &Published, counts: &Counts, pool: &Pool, source: &Pool
         uplink: uplink(published, source),
         state: state(world, source),
         reason: world.ineligible(source.local).map(ToString::to_string).unwrap_or_default(),
-        counters: id.map(|id| counts.of_source(id)).unwrap_or_default(),
+        counters: counts.of_source(source.public),
     }
 }
 

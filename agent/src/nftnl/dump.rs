@@ -19,6 +19,7 @@ use super::{Connection, Element, FLAG_DORMANT, NetlinkError, TABLE, map, slot_of
 const FAMILY_INET: u8 = 1;
 const TABLE_FLAGS: u16 = 2;
 const TABLE_OWNER: u16 = 7;
+const TABLE_HANDLE: u16 = 4;
 const CHAIN_TABLE: u16 = 1;
 const CHAIN_NAME: u16 = 3;
 const CHAIN_HOOK: u16 = 4;
@@ -50,6 +51,8 @@ pub struct TableInfo {
     pub flags: u32,
     /// Netlink port of its owner.
     pub owner: Option<u32>,
+    /// Its number: no other table gets it between two boots.
+    pub handle: u64,
 }
 
 /// A chain of the table.
@@ -108,7 +111,12 @@ pub fn table(connection: &mut Connection) -> Result<Option<TableInfo>, NetlinkEr
         Ok(replies) => Ok(replies.first().map(|reply| {
             let found = attributes(&reply.attributes);
             let number = |kind| found.get(&kind).and_then(|bytes| u32_be(bytes));
-            TableInfo { flags: number(TABLE_FLAGS).unwrap_or(0), owner: number(TABLE_OWNER) }
+            let handle = found.get(&TABLE_HANDLE).and_then(|bytes| bytes.first_chunk::<8>());
+            TableInfo {
+                flags: number(TABLE_FLAGS).unwrap_or(0),
+                owner: number(TABLE_OWNER),
+                handle: handle.map_or(0, |bytes| u64::from_be_bytes(*bytes)),
+            }
         })),
         Err(error) if error.errno() == Some(libc::ENOENT) => Ok(None),
         Err(error) => Err(error),

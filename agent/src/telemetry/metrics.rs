@@ -46,6 +46,7 @@ metrics! {
     Refused Counter "mailsteer_refused_total" ["stream", "reason"] "Connections refused by decision; the MTA defers.";
     GuardArmed Gauge "mailsteer_guard_armed" [] "1 while the eBPF guard is attached and drops what has no right to leave.";
     ConfigOk Gauge "mailsteer_config_ok" [] "1 while the config on disk is the one in force.";
+    StateOk Gauge "mailsteer_state_ok" [] "1 while the state database takes what there is to keep; 0: it is kept in memory only.";
     ReconcileAge Gauge "mailsteer_reconcile_age_seconds" [] "Seconds since the last full reconcile that ended well.";
     TableRepairs Counter "mailsteer_table_repairs_total" [] "How often the nftables table was changed by a stranger and mended.";
     GuardRepairs Counter "mailsteer_guard_repairs_total" [] "How often a stranger's program stood before the guard and the guard was put first again.";

@@ -167,6 +167,7 @@ pub(crate) fn connections() -> Vec<ConnectionRow> {
 
 pub(crate) fn events() -> Vec<EventRow> {
     let row = |kind: &str, subject: &str, text: &str, evidence: &[(&str, &str)]| EventRow {
+        number: 1,
         time: at("2026-03-01T11:59:01Z"),
         kind: kind.into(),
         subject: subject.into(),

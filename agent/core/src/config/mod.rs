@@ -17,5 +17,5 @@ pub use problem::{CODES, Label, Problem, Severity};
 pub use schema::{reference, schema};
 pub use settings::{
     Balance, Config, ControlAccess, HostView, Ipv6, Mode, OnExhausted, OwnTable, Plumbing, Pool, PoolSource,
-    Stream, Tier, Uplink,
+    Retention, Stream, Tier, Uplink,
 };

@@ -172,6 +172,7 @@ codes! {
     EXCLUDE_WITHOUT_PRIVATE = "exclude-without-private",
     METRICS_NOT_LOOPBACK = "metrics-not-loopback",
     METRICS_INVALID = "metrics-invalid",
+    RETENTION_INVALID = "retention-invalid",
     BAD_INTERFACE = "bad-interface",
     GATEWAY_INVALID = "gateway-invalid",
     GATEWAY_FAMILY_TWICE = "gateway-family-twice",

@@ -34,6 +34,8 @@ table! {
         metrics: RawMetrics,
         /// Who may ask and command the agent through its control socket.
         control: RawControl,
+        /// How much history the state database keeps.
+        state: RawState,
         /// Uplinks by name: interface and gateway by which mail leaves. None: found by the default routes.
         uplink: Keyed<RawUplink>,
         /// Pools by name: the sources that a stream may leave from.
@@ -90,6 +92,26 @@ table! {
         /// Whether gRPC clients may ask which calls there are. Takes effect at the agent's next start.
         #[schemars(extend("default" = true))]
         reflection: bool,
+    }
+}
+
+table! {
+    /// How much history the state database keeps. Counters, and what still holds, stay whatever their age; so do the
+    /// newest 1,000 of each kind, for a clock that jumps ahead must not empty them.
+    #[schemars(rename = "State")]
+    pub(crate) struct RawState {
+        /// Days that events are kept. A complaint or a listing is rarely looked into after a quarter.
+        #[schemars(extend("default" = 90))]
+        events_days: i64,
+        /// Events that are kept at most, some 300 bytes each on the disk: 30 MB.
+        #[schemars(extend("default" = 100_000))]
+        events_max: i64,
+        /// Days that ended suspensions and bypasses are kept: a year, and a month to compare it with.
+        #[schemars(extend("default" = 400))]
+        history_days: i64,
+        /// Ended suspensions and bypasses that are kept at most, some 200 bytes each on the disk.
+        #[schemars(extend("default" = 50_000))]
+        history_max: i64,
     }
 }
 

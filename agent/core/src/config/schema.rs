@@ -52,6 +52,7 @@ pub fn reference() -> String {
         ("[host]", Some("Host")),
         ("[nft]", Some("Nft")),
         ("[metrics]", Some("Metrics")),
+        ("[state]", Some("State")),
         ("[uplink.NAME]", Some("Uplink")),
         ("[pool.NAME]", Some("Pool")),
         ("A source as a table, in `addresses` and `spare`", Some("Source")),

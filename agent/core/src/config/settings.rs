@@ -26,6 +26,8 @@ pub struct Config {
     pub metrics: Option<SocketAddr>,
     /// Who may do what through the control socket.
     pub control: ControlAccess,
+    /// How much history is kept.
+    pub retention: Retention,
     /// Uplinks as configured; empty: found by the default routes.
     pub uplinks: Vec<Uplink>,
     /// Pools by name.
@@ -83,6 +85,25 @@ pub enum OwnTable {
     Auto,
     /// Never.
     Never,
+}
+
+/// How much history the state database keeps.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Retention {
+    /// Days that events are kept.
+    pub events_days: u32,
+    /// Events that are kept at most.
+    pub events_max: u32,
+    /// Days that ended verdicts and bypasses are kept.
+    pub history_days: u32,
+    /// Ended verdicts and bypasses that are kept at most, of each.
+    pub history_max: u32,
+}
+
+impl Default for Retention {
+    fn default() -> Self {
+        Self { events_days: 90, events_max: 100_000, history_days: 400, history_max: 50_000 }
+    }
 }
 
 /// How a lane draws a slot.
@@ -213,6 +234,7 @@ impl Config {
             own_table: OwnTable::Auto,
             metrics: None,
             control: ControlAccess::default(),
+            retention: Retention::default(),
             uplinks: vec![],
             pools: BTreeMap::new(),
             streams: vec![],

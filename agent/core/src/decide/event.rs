@@ -143,6 +143,18 @@ pub enum EventKind {
         /// What went wrong.
         error: String,
     },
+    /// State cannot be written; it is kept in memory.
+    StateFailed {
+        /// Why, and what to do.
+        why: String,
+    },
+    /// State is written again.
+    StateRecovered,
+    /// The state database was damaged.
+    StateDamaged {
+        /// Where it is now, and what was lost with it.
+        what: String,
+    },
     /// A new config was refused; the old one stays.
     ConfigRefused {
         /// How many errors it has.
@@ -170,6 +182,9 @@ impl EventKind {
             Self::GuardFirstAgain { .. } => "guard-first-again",
             Self::Disturbed { .. } => "disturbed",
             Self::ActionFailed { .. } => "action-failed",
+            Self::StateFailed { .. } => "state-failed",
+            Self::StateRecovered => "state-recovered",
+            Self::StateDamaged { .. } => "state-damaged",
             Self::ConfigRefused { .. } => "config-refused",
         }
     }
@@ -192,6 +207,7 @@ impl EventKind {
             Self::GuardFirstAgain { interface } => interface,
             Self::Disturbed { .. } => "host",
             Self::ActionFailed { .. } => "agent",
+            Self::StateFailed { .. } | Self::StateRecovered | Self::StateDamaged { .. } => "state",
         }
     }
 }
@@ -238,6 +254,9 @@ impl fmt::Display for EventKind {
                  guard is first again"
             ),
             Self::Disturbed { what } => f.write_str(what),
+            Self::StateFailed { why } => f.write_str(why),
+            Self::StateRecovered => f.write_str("state is written to the disk again"),
+            Self::StateDamaged { what } => f.write_str(what),
             Self::ActionFailed { action, error } => write!(f, "{action} failed and is tried again: {error}"),
             Self::ConfigRefused { errors } => {
                 write!(f, "the new config has {errors} errors and was refused; the old one stays")

@@ -16,7 +16,7 @@ use mailsteer_ebpf::{
 use super::hooks::Hooks;
 use super::settings::map_of;
 use super::{BpfError, access, pin_error};
-use crate::bpf_maps::{self, MAPS};
+use crate::bpf_maps::{self, Given, MAPS};
 
 /// The directory of another version's pins.
 #[derive(Clone, Debug)]
@@ -67,6 +67,23 @@ impl Earlier {
         Ok(())
     }
 
+    /// The kernel's id of a map that is given; 0 where it is not.
+    fn id(&self, name: &'static str) -> Result<u32, BpfError> {
+        if !self.has(name) {
+            return Ok(0);
+        }
+        let map = MapData::from_pin(self.pins.join(name)).map_err(access(name))?;
+        Ok(map.info().map_err(access(name))?.id())
+    }
+
+    /// Notes whose counts ours begin with, before they do: who sums them up has counted those already.
+    fn note(&self, ours: &Path) -> Result<(), BpfError> {
+        let both = self.has("COUNTERS") && self.has("SWEPT");
+        let of = |name| if both { self.id(name) } else { Ok(0) };
+        let given = Given { counters: of("COUNTERS")?, swept: of("SWEPT")?, told: self.id("TOLD")? };
+        given.note(ours).map_err(pin_error("make", ours))
+    }
+
     /// Adds what it counted to what we count. Its programs count no more.
     fn give_counts(&self, object: &mut Ebpf) -> Result<(), BpfError> {
         if self.has("COUNTERS") && self.has("SWEPT") {
@@ -113,7 +130,7 @@ impl Earlier {
     }
 
     /// Takes its programs off and its counts over, and removes its pins.
-    pub(super) fn retire(&self, object: &mut Ebpf) -> Result<(), BpfError> {
+    pub(super) fn retire(&self, object: &mut Ebpf, ours: &Path) -> Result<(), BpfError> {
         Hooks::remove_version(&self.pins, self.abi)?;
         for entry in fs::read_dir(&self.pins).into_iter().flatten().filter_map(Result::ok) {
             // Links of the cgroup: maps are still needed.
@@ -121,6 +138,7 @@ impl Earlier {
                 fs::remove_file(entry.path()).map_err(pin_error("remove", &entry.path()))?;
             }
         }
+        self.note(ours)?;
         self.give_counts(object)?;
         fs::remove_dir_all(&self.pins).map_err(pin_error("remove", &self.pins))
     }

@@ -167,7 +167,7 @@ impl Programs {
     pub fn retire_earlier(&mut self) -> Result<Vec<u32>, BpfError> {
         let mut retired = Vec::new();
         while let Some(earlier) = self.earlier.last() {
-            earlier.retire(&mut self.object)?;
+            earlier.retire(&mut self.object, &self.pins)?;
             retired.extend(self.earlier.pop().map(|earlier| earlier.abi));
         }
         Ok(retired)

@@ -9,5 +9,5 @@ mod reader;
 mod sweep;
 
 pub use events::Events;
-pub use reader::{ReadError, Reader};
+pub use reader::{Origins, ReadError, Reader};
 pub use sweep::boottime;

@@ -42,6 +42,22 @@ pub struct Reader {
     pub(super) conns: HashMap<MapData, FlowKey, Conn>,
     pub(super) swept: HashMap<MapData, CounterKey, Counters>,
     told: Array<MapData, Told>,
+    origins: Origins,
+}
+
+/// The kernel's ids of the maps that are read: none is given out twice between two boots.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Origins {
+    /// What the programs counted.
+    pub counters: u32,
+    /// What the sweep ended.
+    pub swept: u32,
+    /// What the guard held.
+    pub held: u32,
+    /// What belongs to no lane.
+    pub totals: u32,
+    /// What became of connections of which no SYN left.
+    pub told: u32,
 }
 
 impl Reader {
@@ -59,6 +75,13 @@ impl Reader {
             conns: typed(&dir, "CONNS")?,
             swept: typed(&dir, "SWEPT")?,
             told: typed(&dir, "TOLD")?,
+            origins: Origins {
+                counters: id(&dir, "COUNTERS")?,
+                swept: id(&dir, "SWEPT")?,
+                held: id(&dir, "HELD")?,
+                totals: id(&dir, "TOTALS")?,
+                told: id(&dir, "TOLD")?,
+            },
         })
     }
 
@@ -67,17 +90,35 @@ impl Reader {
     /// # Errors
     /// Where a map cannot be read.
     pub fn counters(&self) -> Result<BTreeMap<CounterKey, Counters>, ReadError> {
-        let mut sums: BTreeMap<CounterKey, Counters> = BTreeMap::new();
+        let [mut sums, swept] = self.apart()?;
+        for (key, value) in &swept {
+            sums.entry(*key).or_default().add(value);
+        }
+        Ok(sums)
+    }
+
+    /// Which maps these are.
+    #[must_use]
+    pub const fn origins(&self) -> Origins {
+        self.origins
+    }
+
+    /// What the programs counted by themselves, and what the sweep ended, apart; [`Reader::counters`] is their sum.
+    ///
+    /// # Errors
+    /// Where a map cannot be read.
+    pub fn apart(&self) -> Result<[BTreeMap<CounterKey, Counters>; 2], ReadError> {
+        let (mut counted, mut swept): (BTreeMap<CounterKey, Counters>, BTreeMap<_, _>) = Default::default();
         for entry in self.counters.iter() {
             let (key, values) = entry.map_err(access("COUNTERS"))?;
-            let sum = sums.entry(key).or_default();
+            let sum = counted.entry(key).or_default();
             values.iter().for_each(|value| sum.add(value));
         }
         for entry in self.swept.iter() {
             let (key, value) = entry.map_err(access("SWEPT"))?;
-            sums.entry(key).or_default().add(&value);
+            swept.insert(key, value);
         }
-        Ok(sums)
+        Ok([counted, swept])
     }
 
     /// Packets that the guard held (or would have held, while it is not armed), by [`mailsteer_ebpf::Held`].
@@ -161,6 +202,11 @@ fn ended(conn: &Conn) -> bool {
 
 pub(super) fn access(name: &'static str) -> impl Fn(MapError) -> ReadError {
     move |source| ReadError::Access { name, source }
+}
+
+fn id(dir: &Path, name: &'static str) -> Result<u32, ReadError> {
+    let info = bpf_maps::open(dir, name)?.info().map_err(access(name))?;
+    Ok(info.id())
 }
 
 fn typed<M>(dir: &Path, name: &'static str) -> Result<M, ReadError>

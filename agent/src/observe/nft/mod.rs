@@ -27,6 +27,8 @@ pub struct Counts {
     pub known: BTreeMap<Counter, u64>,
     /// By name, those that are not ours.
     pub others: BTreeMap<String, u64>,
+    /// Number of the very table; `None`: there is none.
+    pub table: Option<u64>,
 }
 
 /// Reads the table; `None`: there is none.
@@ -48,8 +50,16 @@ pub async fn read() -> Result<Option<Standing>, NetlinkError> {
 /// # Errors
 /// When nf_tables cannot be reached.
 pub async fn counters() -> Result<Counts, NetlinkError> {
-    let counted = apart(nftnl::counters).await?;
-    let mut counts = Counts::default();
+    let look = |connection: &mut Connection| {
+        let before = nftnl::table(connection)?.map(|table| table.handle);
+        let counted = nftnl::counters(connection)?;
+        let after = nftnl::table(connection)?.map(|table| table.handle);
+        Ok((counted, after.filter(|_| before == after)))
+    };
+    // Of a table that is replaced meanwhile nobody can tell which was counted: none is.
+    let (counted, table) = apart(look).await?;
+    let counted = if table.is_some() { counted } else { BTreeMap::new() };
+    let mut counts = Counts { table, ..Counts::default() };
     for (name, packets) in counted {
         match Counter::parse(&name) {
             Some(counter) => counts.known.insert(counter, packets),

@@ -1,7 +1,8 @@
-//! Mode, ports, exclude, metrics, and the two tables of a word each.
+//! Mode, ports, exclude, metrics, how much history is kept, and the two tables of a word each.
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
+use std::ops::RangeInclusive;
 
 use ipnet::IpNet;
 
@@ -9,12 +10,17 @@ use super::address::network;
 use crate::config::problem::{Problem, code};
 use crate::config::raw::{ModeWord, RawConfig, RawMode};
 use crate::config::read::{At, Many};
-use crate::config::settings::Mode;
+use crate::config::settings::{Mode, Retention};
 
 /// Ports by which mail leaves; any other is probably a slip.
 const MAIL_PORTS: [u16; 4] = [25, 465, 587, 2525];
 /// What is not steered unless the operator says otherwise.
 const DEFAULT_EXCLUDE: [&str; 4] = ["10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "fc00::/7"];
+
+/// Days that history can be kept: up to ten years.
+const DAYS: RangeInclusive<u32> = 1..=3_660;
+/// Rows that can be kept of each kind. The newest 1,000 always are; of more than a million, looking takes seconds.
+const ROWS: RangeInclusive<u32> = 1_000..=1_000_000;
 
 /// The mode that is written.
 pub(super) fn mode(raw: &At<RawMode>, problems: &mut Vec<Problem>) -> Mode {
@@ -165,4 +171,36 @@ fn metrics_invalid(listen: &At<String>) -> Problem {
     Problem::error(code::METRICS_INVALID, format!("metrics cannot be served at `{}`", listen.value))
         .at(&listen.span, "address and port are needed")
         .help("Write \"127.0.0.1:9925\", \"[::1]:9925\" or \"off\".")
+}
+
+/// How much history is kept.
+pub(super) fn retention(raw: &RawConfig, problems: &mut Vec<Problem>) -> Retention {
+    let Some(state) = raw.state.as_ref().map(|state| &state.value) else { return Retention::default() };
+    let default = Retention::default();
+    let mut number = |written: Option<&At<i64>>, range: RangeInclusive<u32>, default: u32| {
+        let Some(written) = written else { return default };
+        match u32::try_from(written.value).ok().filter(|number| range.contains(number)) {
+            Some(number) => number,
+            None => {
+                let (least, most) = (range.start(), range.end());
+                problems.push(
+                    Problem::error(
+                        code::RETENTION_INVALID,
+                        format!("history cannot be kept for {}", written.value),
+                    )
+                    .at(&written.span, format!("{least} to {most}"))
+                    .help(
+                        "Leave the key out for the default. The newest 1,000 are kept whatever is written.",
+                    ),
+                );
+                default
+            }
+        }
+    };
+    Retention {
+        events_days: number(state.events_days.as_ref(), DAYS, default.events_days),
+        events_max: number(state.events_max.as_ref(), ROWS, default.events_max),
+        history_days: number(state.history_days.as_ref(), DAYS, default.history_days),
+        history_max: number(state.history_max.as_ref(), ROWS, default.history_max),
+    }
 }

@@ -59,6 +59,7 @@ pub(super) fn check(
     let ports = general::ports(raw.ports.as_ref(), problems);
     let metrics = general::metrics(raw, problems);
     let control = control::access(raw, view, problems);
+    let retention = general::retention(raw, problems);
     let not_checked = not_checked(view, &matcher);
     // What is unwise matters once something is to be steered; observing changes nothing and is always fine.
     if !steered {
@@ -72,6 +73,7 @@ pub(super) fn check(
         own_table: own_table(raw),
         metrics,
         control,
+        retention,
         uplinks: uplinks.into_iter().map(|one| one.uplink).collect(),
         pools: pools.into_iter().map(finished).collect(),
         streams: streams

@@ -1,0 +1,489 @@
+//! The thread that alone has the database open, and the handle by which everybody else speaks to it.
+//!
+//! Owns: when what is written, what waits for a disk that does not take it, and what is said of that. Nothing here
+//! makes the caller wait: events go through a bounded channel, of checkpoints only the newest counts. Must not: know
+//! what events or counters mean.
+
+use std::path::{Path, PathBuf};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TrySendError, sync_channel};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use jiff::Timestamp;
+use mailsteer_core::config::Retention;
+use rusqlite::Connection;
+use tokio::sync::oneshot;
+use tracing::{info, warn};
+
+use super::import;
+use super::open::{self, Ready, StateError};
+use super::rows::{self, Changes, Checkpoint, Kept, Word};
+use crate::api::view::EventRow;
+
+/// Name of the database in the state directory.
+const FILE: &str = "mailsteer.db";
+/// How often counters are written while they move. With the time between two readings (2 s) and a slow disk it stays
+/// below the 10 s that may be lost when the power fails.
+const CHECKPOINT: Duration = Duration::from_secs(5);
+/// How often a disk that failed is tried again.
+const RETRY: Duration = Duration::from_secs(2);
+/// How often old history is looked for.
+const RETIRE: Duration = Duration::from_secs(3600);
+/// How long the thread waits for something to do.
+const TICK: Duration = Duration::from_millis(500);
+/// Events that wait for the thread, and those that wait for the disk.
+const WAITING: usize = 10_000;
+/// A write that takes longer is a disk that hangs.
+const HANGS: Duration = Duration::from_secs(10);
+/// How long an orderly stop waits for the last write.
+const LAST: Duration = Duration::from_secs(5);
+
+/// What an orderly answer to "was it kept?" is.
+pub type Receipt = oneshot::Receiver<Result<(), String>>;
+
+enum Message {
+    Event(Box<EventRow>),
+    Word(Word, oneshot::Sender<Result<(), String>>),
+    Finish(SyncSender<()>),
+}
+
+/// What the thread lets others see.
+#[derive(Default)]
+struct Health {
+    fault: Option<String>,
+    writing: Option<Instant>,
+    damages: Vec<Damage>,
+    /// Events that neither thread nor disk took.
+    lost: u64,
+}
+
+/// A damaged database that was moved aside, or could not be.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Damage {
+    /// In words: what, where it is now, and what could not be read from it.
+    pub what: String,
+}
+
+#[derive(Default)]
+struct Common {
+    health: Mutex<Health>,
+    checkpoint: Mutex<Option<Checkpoint>>,
+    keep: Mutex<Retention>,
+}
+
+/// The handle.
+pub struct Store {
+    common: Arc<Common>,
+    messages: SyncSender<Message>,
+}
+
+impl Store {
+    /// Opens what is kept in a directory and starts the thread. Whatever the disk does, there is a store; what it
+    /// could not read or cannot write is said by [`Store::fault`] and [`Store::damages`].
+    ///
+    /// # Errors
+    /// [`StateError::Newer`], and no other: a newer version's state is not for this one to touch.
+    pub fn open(dir: &Path, keep: Retention) -> Result<(Self, Kept), StateError> {
+        let common = Arc::new(Common { keep: Mutex::new(keep), ..Common::default() });
+        let (owner, kept) = Owner::open(dir, Arc::clone(&common))?;
+        Ok((Self::start(owner, common), kept))
+    }
+
+    /// As [`Store::open`], for the boot, at which no lock at all would be worse than any state: of a newer version's, what
+    /// can be read is in force, and nothing is written.
+    #[must_use]
+    pub fn open_at_boot(dir: &Path, keep: Retention) -> (Self, Kept) {
+        let common = Arc::new(Common { keep: Mutex::new(keep), ..Common::default() });
+        match Owner::open(dir, Arc::clone(&common)) {
+            Ok((owner, kept)) => (Self::start(owner, common), kept),
+            Err(newer) => {
+                let mut owner = Owner::new(dir, Arc::clone(&common));
+                warn!("{newer}");
+                owner.unread = Some(newer.to_string());
+                (Self::start(owner, common), open::salvage(&dir.join(FILE)).0)
+            }
+        }
+    }
+
+    fn start(owner: Owner, common: Arc<Common>) -> Self {
+        let (messages, inbox) = sync_channel(WAITING);
+        let spawned = thread::Builder::new().name("state".to_owned()).spawn(move || owner.run(&inbox));
+        if let Err(error) = spawned {
+            lock(&common.health).fault = Some(format!("state is not kept: no thread for it: {error}"));
+        }
+        Self { common, messages }
+    }
+
+    /// Keeps an event.
+    pub fn event(&self, event: &EventRow) {
+        if let Err(TrySendError::Full(_)) = self.messages.try_send(Message::Event(Box::new(event.clone()))) {
+            lock(&self.common.health).lost += 1;
+        }
+    }
+
+    /// Keeps what the operator said, all of it; the receipt says whether it stands on the disk.
+    pub fn word(&self, word: Word) -> Receipt {
+        let (sender, receipt) = oneshot::channel();
+        if let Err(error) = self.messages.try_send(Message::Word(word, sender)) {
+            let (TrySendError::Full(message) | TrySendError::Disconnected(message)) = error;
+            if let Message::Word(_, sender) = message {
+                let _gone = sender.send(Err("the state database does not answer".to_owned()));
+            }
+        }
+        receipt
+    }
+
+    /// Offers what was counted. Only the newest is written.
+    pub fn offer(&self, checkpoint: Checkpoint) {
+        *lock(&self.common.checkpoint) = Some(checkpoint);
+    }
+
+    /// How much history is kept from now on.
+    pub fn retain(&self, keep: Retention) {
+        *lock(&self.common.keep) = keep;
+    }
+
+    /// Why state is not written, and what to do; `None` where it is.
+    #[must_use]
+    pub fn fault(&self) -> Option<String> {
+        let health = lock(&self.common.health);
+        let hangs = health.writing.filter(|since| since.elapsed() > HANGS);
+        let hanging = hangs.map(|since| {
+            format!(
+                "state is kept in memory only: its disk has not answered for {} s",
+                since.elapsed().as_secs()
+            )
+        });
+        let lost = match health.lost {
+            0 => String::new(),
+            n => format!(" ({n} events could not be kept)"),
+        };
+        hanging.or_else(|| health.fault.clone()).map(|fault| fault + &lost)
+    }
+
+    /// Damage found since this was last asked.
+    #[must_use]
+    pub fn damages(&self) -> Vec<Damage> {
+        std::mem::take(&mut lock(&self.common.health).damages)
+    }
+
+    /// Writes all that waits and closes the database; gives up after some seconds.
+    pub fn finish(&self, last: Checkpoint) {
+        self.offer(last);
+        let (sender, done) = sync_channel(1);
+        // A full channel empties as long as the thread lives.
+        let asked = Instant::now();
+        while let Err(TrySendError::Full(_)) = self.messages.try_send(Message::Finish(sender.clone())) {
+            if asked.elapsed() > LAST {
+                break;
+            }
+            thread::yield_now();
+        }
+        drop(sender);
+        if done.recv_timeout(LAST).is_err() {
+            warn!(
+                "the state database did not take the last counts in {} s; they are still in the kernel",
+                LAST.as_secs()
+            );
+        }
+    }
+}
+
+/// A panic elsewhere does not make what is kept wrong.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+struct Owner {
+    path: PathBuf,
+    common: Arc<Common>,
+    connection: Option<Connection>,
+    /// What could not be read at start must not be written over.
+    unread: Option<String>,
+    /// What stands in the database.
+    written: Checkpoint,
+    waiting: Changes,
+    receipts: Vec<oneshot::Sender<Result<(), String>>>,
+    /// The file of an earlier agent, to be removed once its word stands in the database.
+    imported: Option<PathBuf>,
+    tried: Option<Instant>,
+    retired: Option<Instant>,
+}
+
+impl Owner {
+    fn new(dir: &Path, common: Arc<Common>) -> Self {
+        Self {
+            path: dir.join(FILE),
+            common,
+            connection: None,
+            unread: None,
+            written: Checkpoint::default(),
+            waiting: Changes::default(),
+            receipts: Vec::new(),
+            imported: None,
+            tried: None,
+            retired: None,
+        }
+    }
+
+    fn open(dir: &Path, common: Arc<Common>) -> Result<(Self, Kept), StateError> {
+        let mut owner = Self::new(dir, common);
+        let mut kept = owner.read()?;
+        owner.import(dir, &mut kept);
+        owner.write();
+        Ok((owner, kept))
+    }
+
+    /// Opens the database and reads it; from a damaged one what it still tells.
+    fn read(&mut self) -> Result<Kept, StateError> {
+        let path = self.path.clone();
+        let opened = open::writable(&path, true).and_then(|ready| {
+            let kept = rows::read(&ready.connection).map_err(|error| StateError::of(&path, error))?;
+            Ok((ready.connection, kept))
+        });
+        let error = match opened {
+            Ok((connection, kept)) => {
+                self.connection = Some(connection);
+                self.written = kept.checkpoint.clone();
+                return Ok(kept);
+            }
+            Err(error) => error,
+        };
+        match error {
+            StateError::Newer { .. } => Err(error),
+            StateError::Damaged { cause, .. } => Ok(self.recover(&cause)),
+            StateError::Unusable { cause, .. } => match open::read_only(&path) {
+                Ok(kept) => {
+                    self.written = kept.checkpoint.clone();
+                    self.failed(&cause);
+                    Ok(kept)
+                }
+                Err(StateError::Damaged { cause, .. }) => Ok(self.recover(&cause)),
+                Err(newer @ StateError::Newer { .. }) => Err(newer),
+                Err(error) => {
+                    self.unread = Some(format!(
+                        "what was kept could not be read, suspensions among it, and is not written over: {error}; then \
+                         `systemctl restart mailsteer`"
+                    ));
+                    Ok(Kept::default())
+                }
+            },
+        }
+    }
+
+    /// Takes what a damaged database still tells, moves it aside, and lets all of that be written to a new one.
+    fn recover(&mut self, cause: &str) -> Kept {
+        let (kept, lost) = open::salvage(&self.path);
+        self.set_aside(cause, &lost);
+        self.waiting.events.clone_from(&kept.events);
+        self.waiting.word = Some(kept.word.clone());
+        self.waiting.checkpoint = Some(kept.checkpoint.clone());
+        kept
+    }
+
+    fn set_aside(&mut self, cause: &str, lost: &[&str]) {
+        self.connection = None;
+        self.written = Checkpoint::default();
+        let path = self.path.display();
+        let kept = if lost.is_empty() {
+            "all that it held could still be read".to_owned()
+        } else {
+            format!("lost with it: {}", lost.join(", "))
+        };
+        let suspensions = if lost.contains(&rows::PARTS[0]) {
+            "; suspend again what must not send (`mailsteer suspend SOURCE --reason TEXT`)"
+        } else {
+            ""
+        };
+        let what = match open::set_aside(&self.path, Timestamp::now()) {
+            Ok(aside) => {
+                format!("{path} was damaged ({cause}) and is now {}; {kept}{suspensions}", aside.display())
+            }
+            Err(error) => {
+                format!("{path} is damaged ({cause}) and cannot be moved aside: {error}; {kept}{suspensions}")
+            }
+        };
+        warn!("{what}");
+        lock(&self.common.health).damages.push(Damage { what });
+    }
+
+    /// Takes over what an agent before schema 1 kept of the operator's word.
+    fn import(&mut self, dir: &Path, kept: &mut Kept) {
+        match import::read(dir) {
+            Ok(None) => {}
+            Ok(Some(word)) => {
+                // What the database says is later.
+                let Word { mut suspended, mut bypassed, hold } = word;
+                suspended.append(&mut kept.word.suspended);
+                bypassed.append(&mut kept.word.bypassed);
+                kept.word = Word { suspended, bypassed, hold: kept.word.hold.take().or(hold) };
+                self.waiting.word = Some(kept.word.clone());
+                self.imported = Some(import::file(dir));
+            }
+            Err(error) => {
+                let path = import::file(dir);
+                let what = format!(
+                    "{} of an earlier version cannot be read ({error}); suspend again what must not send, and remove it",
+                    path.display()
+                );
+                lock(&self.common.health).damages.push(Damage { what });
+            }
+        }
+    }
+
+    fn run(mut self, inbox: &Receiver<Message>) {
+        loop {
+            let mut done = None;
+            match inbox.recv_timeout(TICK) {
+                Ok(message) => {
+                    done = self.take(message);
+                    while done.is_none() {
+                        let Ok(message) = inbox.try_recv() else { break };
+                        done = self.take(message);
+                    }
+                }
+                Err(RecvTimeoutError::Timeout) => {}
+                Err(RecvTimeoutError::Disconnected) => return,
+            }
+            if let Some(done) = done {
+                self.take_offer();
+                self.write();
+                self.connection = None;
+                let _gone = done.send(());
+                return;
+            }
+            if self.is_due() {
+                self.take_offer();
+                self.write();
+            }
+        }
+    }
+
+    fn take(&mut self, message: Message) -> Option<SyncSender<()>> {
+        match message {
+            Message::Event(event) => {
+                if self.waiting.events.len() == WAITING {
+                    self.waiting.events.remove(0);
+                    lock(&self.common.health).lost += 1;
+                }
+                self.waiting.events.push(*event);
+            }
+            Message::Word(word, receipt) => {
+                self.waiting.word = Some(word);
+                self.receipts.push(receipt);
+            }
+            Message::Finish(done) => return Some(done),
+        }
+        None
+    }
+
+    /// Whether the operator waits, an event came, counters are due, or a disk that failed is to be tried again.
+    fn is_due(&self) -> bool {
+        let since = self.tried.map(|tried| tried.elapsed());
+        let failing = self.unread.is_some() || lock(&self.common.health).fault.is_some();
+        if !self.receipts.is_empty() {
+            return true;
+        }
+        if failing {
+            return since.is_none_or(|since| since >= RETRY);
+        }
+        !self.waiting.is_empty() || since.is_none_or(|since| since >= CHECKPOINT)
+    }
+
+    fn take_offer(&mut self) {
+        if let Some(offered) = lock(&self.common.checkpoint).take()
+            && offered != self.written
+        {
+            self.waiting.checkpoint = Some(offered);
+        }
+    }
+
+    /// Tries to write all that waits; keeps it where that fails.
+    fn write(&mut self) {
+        self.tried = Some(Instant::now());
+        lock(&self.common.health).writing = self.tried;
+        let written = self.try_write();
+        lock(&self.common.health).writing = None;
+        let answer = match written {
+            Ok(()) => {
+                self.succeeded();
+                Ok(())
+            }
+            Err(StateError::Damaged { cause, .. }) => {
+                // All that is needed is in memory, but for old events.
+                self.set_aside(&cause, &rows::PARTS[3..]);
+                self.tried = None;
+                Err(cause)
+            }
+            Err(StateError::Unusable { cause, .. }) => {
+                self.connection = None;
+                self.failed(&cause);
+                Err(cause)
+            }
+            Err(error) => {
+                self.connection = None;
+                self.failed(&error.to_string());
+                Err(error.to_string())
+            }
+        };
+        for receipt in self.receipts.drain(..) {
+            let _gone = receipt.send(answer.clone());
+        }
+    }
+
+    fn try_write(&mut self) -> Result<(), StateError> {
+        if let Some(unread) = &self.unread {
+            let source = rusqlite::Error::InvalidQuery;
+            return Err(StateError::Unusable { path: self.path.clone(), cause: unread.clone(), source });
+        }
+        let path = self.path.clone();
+        let connection = match &mut self.connection {
+            Some(connection) => connection,
+            None => {
+                let Ready { connection, fresh } = open::writable(&path, false)?;
+                if fresh && self.written != Checkpoint::default() {
+                    // Another file than the one that was read: all of it has to be written.
+                    let all = std::mem::take(&mut self.written);
+                    self.waiting.checkpoint.get_or_insert(all);
+                }
+                self.connection.insert(connection)
+            }
+        };
+        let failed = |error| StateError::of(&path, error);
+        if !self.waiting.is_empty() {
+            rows::write(connection, &self.waiting, &self.written, Timestamp::now()).map_err(failed)?;
+        }
+        let done = std::mem::take(&mut self.waiting);
+        if let Some(checkpoint) = done.checkpoint {
+            self.written = checkpoint;
+        }
+        if self.retired.is_none_or(|at| at.elapsed() >= RETIRE) {
+            self.retired = Some(Instant::now());
+            let keep = *lock(&self.common.keep);
+            rows::retire(connection, keep, Timestamp::now()).map_err(failed)?;
+        }
+        Ok(())
+    }
+
+    fn succeeded(&mut self) {
+        let before = lock(&self.common.health).fault.take();
+        if before.is_some() {
+            info!("{} is written again", self.path.display());
+        }
+        if let Some(file) = self.imported.take()
+            && let Err(error) = std::fs::remove_file(&file)
+        {
+            warn!("{} was taken over and cannot be removed: {error}", file.display());
+        }
+    }
+
+    /// Says a cause once, as long as it stays the same.
+    fn failed(&self, cause: &str) {
+        let fault = format!("state is kept in memory only: {}: {cause}", self.path.display());
+        let before = lock(&self.common.health).fault.replace(fault.clone());
+        if before.as_deref() != Some(&fault) {
+            warn!("{fault}");
+        }
+    }
+}
