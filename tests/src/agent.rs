@@ -21,6 +21,7 @@ use crate::exec;
 use crate::lab::Lab;
 use crate::netns::NetNs;
 use crate::poll;
+use crate::unit::Unit;
 
 /// How long the agent may take to answer after its start.
 const READY: Duration = Duration::from_secs(20);
@@ -28,7 +29,10 @@ const READY: Duration = Duration::from_secs(20);
 /// Where it serves its metrics unless the config says otherwise.
 pub const METRICS: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 9925);
 
-/// A running agent; dropping it kills it.
+/// Set where the units' limits cannot be put on: in a kernel under emulation, which has none of the tools for it.
+pub const UNCONFINED: &str = "MAILSTEER_UNCONFINED";
+
+/// A running agent, under the limits of its unit; dropping it kills it.
 #[derive(Debug)]
 pub struct Agent {
     ns: NetNs,
@@ -64,18 +68,9 @@ impl Agent {
         Ok(agent)
     }
 
-    /// From the next start on it runs under these limits, and everything that it writes belongs to their user.
-    ///
-    /// # Errors
-    /// Without the right to give files away.
-    pub fn confine(&mut self, confinement: Confinement) -> Result<()> {
-        // As the unit shows it: a directory of root's that anybody may pass, and the agent's own in it.
-        fs::create_dir_all(self.bpffs.join("mailsteer"))?;
-        confinement.give(&self.bpffs.join("mailsteer"))?;
-        fs::set_permissions(&self.bpffs, fs::Permissions::from_mode(0o755))?;
-        confinement.give(&self.dir)?;
+    /// From the next start on it runs under these limits instead of its unit's.
+    pub fn confine(&mut self, confinement: Confinement) {
         self.confinement = Some(confinement);
-        Ok(())
     }
 
     /// Its files, and nothing that runs yet.
@@ -140,16 +135,15 @@ impl Agent {
 
     /// A command that runs with these files.
     fn command(&self, verb: &str, configured: bool) -> Result<Command> {
-        let mut words = self.wrapper.iter().cloned().chain([binary()?.into_os_string()]);
-        let mut command = match &self.confinement {
-            Some(confinement) => confinement.command(&self.ns, &binary()?)?,
-            None => {
-                let mut command = self.ns.command(words.next().unwrap_or_default());
-                command.args(words);
-                command
-            }
-        };
-        command.arg(verb).envs(self.environment.iter().map(|(name, value)| (name, value)));
+        let limits = self.limits(verb)?;
+        let words = limits.as_ref().map(Confinement::words).transpose()?.into_iter().flatten();
+        let mut words = self.wrapper.iter().cloned().chain(words).chain([binary()?.into_os_string()]);
+        let mut command = self.ns.command(words.next().unwrap_or_default());
+        if limits.is_some() {
+            let unit = Unit::read(unit_of(verb))?;
+            command.envs(unit.values("Environment").filter_map(|setting| setting.split_once('=')));
+        }
+        command.args(words).arg(verb).envs(self.environment.iter().map(|(name, value)| (name, value)));
         if configured {
             command.arg("--config").arg(self.config());
         }
@@ -165,6 +159,24 @@ impl Agent {
             .stdin(Stdio::null());
         Cgroup::enter(&self.cgroup, &mut command)?;
         Ok(command)
+    }
+
+    /// Those of the unit that runs this verb, unless others were given. Everything that is written belongs to their
+    /// user from now on.
+    fn limits(&self, verb: &str) -> Result<Option<Confinement>> {
+        if std::env::var_os(UNCONFINED).is_some() {
+            return Ok(None);
+        }
+        let limits = match &self.confinement {
+            Some(given) => given.clone(),
+            None => Confinement::of(&Unit::read(unit_of(verb))?, &self.dir)?,
+        };
+        // As the unit shows it: a directory of root's that anybody may pass, and the agent's own in it.
+        fs::create_dir_all(self.bpffs.join("mailsteer"))?;
+        limits.give(&self.bpffs.join("mailsteer"))?;
+        fs::set_permissions(&self.bpffs, fs::Permissions::from_mode(0o755))?;
+        limits.give(&self.dir)?;
+        Ok(Some(limits))
     }
 
     fn spawn(&mut self, configured: bool) -> Result<()> {
@@ -375,6 +387,11 @@ impl Drop for Agent {
             eprintln!("lab: agent: {e:#}");
         }
     }
+}
+
+/// The unit that runs a verb.
+fn unit_of(verb: &str) -> &'static str {
+    if verb == "boot" { "mailsteer-boot.service" } else { "mailsteer.service" }
 }
 
 /// The binary under test: `MAILSTEER_BIN`, as `cargo xtask test` sets it after building, or the one that cargo

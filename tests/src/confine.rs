@@ -4,17 +4,17 @@
 //! put on are the unit's file system views, memory rules and address lists: for those a running systemd is needed.
 
 use std::collections::BTreeSet;
+use std::ffi::OsString;
 use std::fs;
+use std::os::unix::fs::{MetadataExt as _, lchown};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Context as _, Result};
-use nix::unistd::{Gid, Uid, chown};
 use serde::{Deserialize, Serialize};
 
 use crate::exec;
 use crate::load::tool;
-use crate::netns::NetNs;
 use crate::unit::Unit;
 
 /// A user and group of nobody's, as sysusers would make one.
@@ -61,22 +61,20 @@ impl Confinement {
         self
     }
 
-    /// A command that runs `program` inside `ns` under these limits.
+    /// The command line, without the program, that runs one under these limits.
     ///
     /// # Errors
     /// When `lab-seccomp` is not built.
-    pub fn command(&self, ns: &NetNs, program: &Path) -> Result<Command> {
-        let list = |before: &str| {
-            let each = self.capabilities.iter().map(|name| format!(",+{name}"));
-            each.fold(before.to_owned(), |all, one| all + &one)
-        };
-        let only = list("-all");
-        let mut command = ns.command("setpriv");
-        command.arg(format!("--reuid={USER}")).arg(format!("--regid={USER}")).arg("--clear-groups");
-        command.arg(format!("--bounding-set={only}")).arg(format!("--inh-caps={only}"));
-        command.arg(format!("--ambient-caps={only}")).arg("--no-new-privs");
-        command.arg(tool("lab-seccomp")?).arg(&self.filter).arg(program);
-        Ok(command)
+    pub fn words(&self) -> Result<Vec<OsString>> {
+        let each = self.capabilities.iter().map(|name| format!(",+{name}"));
+        let only = each.fold("-all".to_owned(), |all, one| all + &one);
+        let mut words: Vec<OsString> =
+            ["setpriv", "--clear-groups", "--no-new-privs"].map(OsString::from).into();
+        words.extend([format!("--reuid={USER}"), format!("--regid={USER}")].map(OsString::from));
+        let sets = ["--bounding-set", "--inh-caps", "--ambient-caps"];
+        words.extend(sets.map(|set| format!("{set}={only}").into()));
+        words.extend([tool("lab-seccomp")?.into_os_string(), self.filter.clone().into_os_string()]);
+        Ok(words)
     }
 
     /// Gives a directory and all in it to the user, as systemd does with a unit's state directory.
@@ -89,8 +87,12 @@ impl Confinement {
                 self.give(&entry?.path())?;
             }
         }
-        chown(path, Some(Uid::from_raw(USER)), Some(Gid::from_raw(USER)))
-            .with_context(|| format!("cannot give {} away", path.display()))
+        let now = fs::symlink_metadata(path)?;
+        // Where nothing can be written, what is theirs already stays theirs.
+        if (now.uid(), now.gid()) == (USER, USER) {
+            return Ok(());
+        }
+        lchown(path, Some(USER), Some(USER)).with_context(|| format!("cannot give {} away", path.display()))
     }
 
     /// Whether a process bears these limits, as the kernel has them; what differs, one line each.

@@ -48,7 +48,7 @@ fn it_steers_repairs_reloads_adopts_and_tears_down() {
     let all: BTreeSet<IpAddr> = eligible().into_keys().collect();
     let capture = Capture::start(&lab.world, &["wa", "wb"], 25).unwrap();
     let mut agent = Agent::prepare(&lab, Some(&format!("{CONFIG}{OPEN}"))).unwrap();
-    agent.confine(limits.clone()).unwrap();
+    agent.confine(limits.clone());
     agent.restart().unwrap();
     assert_eq!(limits.differences(agent.pid().unwrap()).unwrap(), Vec::<String>::new());
     assert_eq!(sources(&lab, &receiver), all);
@@ -95,12 +95,12 @@ fn boot_puts_up_both_locks_and_the_agent_takes_over() {
     let receiver = Receiver::start(&lab.world, 25).unwrap();
     let capture = Capture::start(&lab.world, &["wa", "wb"], 25).unwrap();
     let mut agent = Agent::prepare(&lab, Some(CONFIG)).unwrap();
-    agent.confine(limits(&lab, "mailsteer-boot.service")).unwrap();
+    agent.confine(limits(&lab, "mailsteer-boot.service"));
     let boot = agent.boot().unwrap();
     assert!(boot.status.success(), "{}", String::from_utf8_lossy(&boot.stderr));
     let table = lab.mail.sh("nft list tables").unwrap();
     assert!(table.contains("inet mailsteer"), "{table}");
-    agent.confine(limits(&lab, AGENT)).unwrap();
+    agent.confine(limits(&lab, AGENT));
     agent.restart().unwrap();
     assert_eq!(sources(&lab, &receiver), eligible().into_keys().collect());
     assert_eq!(offences(&capture.stop().unwrap()), Vec::<String>::new());
@@ -124,7 +124,7 @@ fn each_capability_is_needed() {
     for (capability, said) in missed {
         let lab = lab();
         let mut agent = Agent::prepare(&lab, Some(CONFIG)).unwrap();
-        agent.confine(limits(&lab, AGENT).without(capability)).unwrap();
+        agent.confine(limits(&lab, AGENT).without(capability));
         let started = agent.restart();
         // Without announcements everything else works: neighbours learn a new address when it first asks them.
         assert_eq!(started.is_ok(), capability == "CAP_NET_RAW", "{capability}: {started:?}");

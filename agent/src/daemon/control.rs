@@ -46,7 +46,9 @@ impl Handle {
     }
 
     fn published(&self) -> Result<Arc<Published>, ControlError> {
-        self.shared.published().ok_or_else(|| ControlError::Unavailable("the agent is still starting".into()))
+        self.shared.published().ok_or_else(|| {
+            ControlError::Unavailable("the agent is starting or has torn everything down".into())
+        })
     }
 
     async fn ask<T>(&self, trigger: impl FnOnce(oneshot::Sender<T>) -> Trigger) -> Result<T, ControlError> {

@@ -243,6 +243,8 @@ impl Reconciler {
             }
             Trigger::Teardown(answer) => {
                 let Teardown { removed, left } = self.executor.teardown().await;
+                // Before the answer: nobody is told that mail is steered who was told that it is not.
+                self.shared.withdraw();
                 let _caller_gone = answer.send(TeardownReport { removed, left });
                 return true;
             }

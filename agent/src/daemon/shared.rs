@@ -90,13 +90,18 @@ impl Shared {
         }
     }
 
-    /// The last reconcile's result; `None` before the first.
+    /// The last reconcile's result; `None` before the first and after a teardown.
     pub(super) fn published(&self) -> Option<Arc<Published>> {
         self.published.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     pub(super) fn publish(&self, published: Published) {
         *self.published.write().unwrap_or_else(PoisonError::into_inner) = Some(Arc::new(published));
+    }
+
+    /// What was published is true no longer, and nothing takes its place: all was torn down.
+    pub(super) fn withdraw(&self) {
+        *self.published.write().unwrap_or_else(PoisonError::into_inner) = None;
     }
 
     /// The last reading of the counters.

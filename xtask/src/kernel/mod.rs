@@ -123,7 +123,7 @@ fn init() -> String {
     format!(
         "#!/bin/sh
 /bin/busybox --install -s /bin 2>/dev/null
-export PATH=/usr/sbin:/bin:/sbin HOME=/root MAILSTEER_BIN=/tests/mailsteer MAILSTEER_TEST_PATIENCE=4 RUST_BACKTRACE=0
+export PATH=/usr/sbin:/bin:/sbin HOME=/root MAILSTEER_BIN=/tests/mailsteer MAILSTEER_TEST_PATIENCE=4 MAILSTEER_UNCONFINED=1 RUST_BACKTRACE=0
 mount -t devtmpfs dev /dev
 mount -t proc proc /proc
 mount -t sysfs sys /sys
