@@ -97,6 +97,55 @@ fn a_table_of_our_own() {
     lived_through(ordeal);
 }
 
+/// What a unit goes through on a host: stops and starts, reloads by signal, starts that fail, and a boot at which
+/// nothing but the oneshot runs.
+#[test]
+fn the_ends_and_beginnings_of_an_agent() {
+    let mut ordeal = Ordeal::begin("never").unwrap();
+    let stops = ordeal.phase(EVENTS, |_, agent, _| stop(agent).and_then(|()| agent.restart())).unwrap();
+    holds("10 stops and starts", &stops);
+    let signals = ordeal
+        .phase(EVENTS, |_, agent, n| {
+            agent.write_config(&config("never", n % 2 == 0))?;
+            agent.hang_up()
+        })
+        .unwrap();
+    holds("10 reloads by SIGHUP", &signals);
+    let failed = ordeal
+        .phase(EVENTS, |_, agent, n| {
+            stop(agent)?;
+            agent.write_config("mode = \"enforced\"\n")?;
+            let said = agent.second()?;
+            anyhow::ensure!(!said.status.success(), "it started: {said:?}");
+            agent.write_config(&config("never", n % 2 == 0))?;
+            agent.restart()
+        })
+        .unwrap();
+    holds("10 starts that fail", &failed);
+    let boots = ordeal
+        .phase(EVENTS, |_, agent, n| {
+            if n == 0 {
+                stop(agent)?;
+            }
+            let said = agent.boot()?;
+            anyhow::ensure!(said.status.success(), "{said:?}");
+            // Counts are read from an agent.
+            if n + 1 == EVENTS { agent.restart() } else { Ok(()) }
+        })
+        .unwrap();
+    holds("10 boots by the oneshot alone", &boots);
+    for phase in [&stops, &signals, &failed, &boots] {
+        assert_eq!((phase.counted.held, phase.counted.repairs), (0, 0), "{phase:?}");
+    }
+    lived_through(ordeal);
+}
+
+fn stop(agent: &mut Agent) -> anyhow::Result<()> {
+    let ended = agent.terminate()?;
+    anyhow::ensure!(ended.success(), "{ended}");
+    Ok(())
+}
+
 /// One lock alone: the rules are gone and nobody is there to write them. The guard holds all of it until the agent is
 /// back, and then everything is delivered.
 #[test]
