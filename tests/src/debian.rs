@@ -5,16 +5,22 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
+use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
 use nix::mount::{MsFlags, mount};
 
 use crate::exec;
 use crate::lab::Lab;
+use crate::poll;
 use crate::unit::Unit;
 
 /// What the package depends on is in it, so that dpkg needs no network.
 const INCLUDED: &str = "--include=nftables,adduser";
+/// How long the agent may take until mail leaves as it should.
+const READY: Duration = Duration::from_secs(20);
+/// Where the agent that a test starts writes what systemd would give to the journal.
+const LOG: &str = "/var/log/mailsteer-test.log";
 
 /// A root of its own below the lab's folder: it goes with the lab.
 #[derive(Debug)]
@@ -24,7 +30,7 @@ pub struct Debian<'a> {
 }
 
 impl<'a> Debian<'a> {
-    /// A fresh one, with the lab's bpf file system and cgroup where a host has them.
+    /// A fresh one, with what a host has at /proc and /sys: of the lab are the network, the bpf file system, the cgroup.
     ///
     /// # Errors
     /// When debootstrap fails, or a mount does.
@@ -32,9 +38,11 @@ impl<'a> Debian<'a> {
         let root = lab.dir().join("root");
         exec::output(Command::new("cp").args(["-a", "--reflink=auto"]).arg(bootstrapped()?).arg(&root))?;
         mount(Some("proc"), &root.join("proc"), Some("proc"), MsFlags::empty(), None::<&str>)?;
+        // The network of the namespace in which it is mounted shows in it.
+        let sys = root.join("sys");
+        lab.mail.run(|| mount(Some("sysfs"), &sys, Some("sysfs"), MsFlags::MS_RDONLY, None::<&str>))??;
         for (from, to) in [(lab.bpffs(), "sys/fs/bpf"), (lab.cgroup()?.to_owned(), "sys/fs/cgroup")] {
             let to = root.join(to);
-            fs::create_dir_all(&to)?;
             mount(Some(&from), &to, None::<&str>, MsFlags::MS_BIND, None::<&str>)
                 .with_context(|| format!("cannot mount {}", to.display()))?;
         }
@@ -110,9 +118,41 @@ impl<'a> Debian<'a> {
         command.args(["--reuid=mailsteer", "--regid=mailsteer", "--init-groups", "--no-new-privs"]);
         command.args(["--inh-caps", "--ambient-caps", "--bounding-set"].map(|set| format!("{set}={only}")));
         command.args(["mailsteer", "agent", "--config", "/etc/mailsteer/mailsteer.toml"]);
-        let log =
-            fs::File::options().create(true).append(true).open(self.path("/var/log/mailsteer-test.log"))?;
+        let log = fs::File::options().create(true).append(true).open(self.path(LOG))?;
         Ok(command.stdout(log.try_clone()?).stderr(log).spawn()?)
+    }
+
+    /// Starts the agent and waits, as its unit does, until mail leaves as it should.
+    ///
+    /// # Errors
+    /// When it ends or is not ready in time: the error holds what it wrote.
+    pub fn started_agent(&self) -> Result<Child> {
+        let mut agent = self.start_agent()?;
+        let ready = poll::until(READY, "mail to leave as it should", || {
+            if let Some(status) = agent.try_wait()? {
+                bail!("the agent ended: {status}");
+            }
+            let well = self.run("mailsteer", &["status"])?.status.code().is_some_and(|code| code < 2);
+            Ok(well.then_some(()))
+        });
+        ready.map_err(|e| e.context(self.log().unwrap_or_default()))?;
+        Ok(agent)
+    }
+
+    /// What the agents have written so far.
+    ///
+    /// # Errors
+    /// When it cannot be read.
+    pub fn log(&self) -> Result<String> {
+        Ok(fs::read_to_string(self.path(LOG))?)
+    }
+
+    /// Removes what this test put there beside the package.
+    ///
+    /// # Errors
+    /// When no agent was started.
+    pub fn remove_log(&self) -> Result<()> {
+        Ok(fs::remove_file(self.path(LOG))?)
     }
 }
 

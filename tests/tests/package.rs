@@ -28,21 +28,6 @@ fn sources(lab: &Lab, receiver: &Receiver) -> BTreeSet<IpAddr> {
     Asker::on_host(lab, 1001).unwrap().sources(receiver, 8, receiver4(1)).unwrap()
 }
 
-fn started(debian: &Debian<'_>) -> Child {
-    let mut agent = debian.start_agent().unwrap();
-    poll::until_true(Duration::from_secs(20), "mail to leave as it should", || {
-        assert_eq!(
-            agent.try_wait().unwrap(),
-            None,
-            "{:?}",
-            fs::read_to_string(debian.path("/var/log/mailsteer-test.log"))
-        );
-        debian.run("mailsteer", &["status"]).unwrap().status.code().is_some_and(|code| code < 2)
-    })
-    .unwrap();
-    agent
-}
-
 fn ended(agent: &mut Child) {
     poll::until(Duration::from_secs(20), "the agent to end", || Ok(agent.try_wait()?)).unwrap();
 }
@@ -87,7 +72,7 @@ fn install_upgrade_remove_purge() {
     unchanged("installed");
 
     fs::write(debian.path("/etc/mailsteer/mailsteer.toml"), CONFIG).unwrap();
-    let mut agent = started(&debian);
+    let mut agent = debian.started_agent().unwrap();
     assert_eq!(sources(&lab, &receiver), pool);
 
     // An upgrade takes nothing down, and the next agent takes over what the last one put up.
@@ -99,7 +84,7 @@ fn install_upgrade_remove_purge() {
     agent.kill().unwrap();
     agent.wait().unwrap();
     assert_eq!(sources(&lab, &receiver), pool, "without an agent");
-    let mut agent = started(&debian);
+    let mut agent = debian.started_agent().unwrap();
     assert_eq!(sources(&lab, &receiver), pool, "after the upgrade");
     let wire = capture.stop().unwrap();
     let left: BTreeSet<IpAddr> = wire.by_source.keys().map(|(_, source)| *source).collect();
@@ -114,7 +99,7 @@ fn install_upgrade_remove_purge() {
     assert!(debian.path("/etc/mailsteer/mailsteer.toml").is_file(), "the config is kept");
 
     debian.dpkg(&["--purge", "mailsteer"]).unwrap();
-    fs::remove_file(debian.path("/var/log/mailsteer-test.log")).unwrap();
+    debian.remove_log().unwrap();
     assert_eq!(ours(&debian.path("/")), Vec::<String>::new());
     for file in ["/etc/passwd", "/etc/group"] {
         let text = fs::read_to_string(debian.path(file)).unwrap();

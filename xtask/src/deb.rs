@@ -25,7 +25,7 @@ pub(crate) struct Args {
 }
 
 /// What goes where: from the workspace, or from what was made (`man/`); to the package; mode.
-const FILES: [(&str, &str); 16] = [
+const FILES: [(&str, &str); 17] = [
     ("systemd/mailsteer.service", "usr/lib/systemd/system/mailsteer.service"),
     ("systemd/mailsteer-boot.service", "usr/lib/systemd/system/mailsteer-boot.service"),
     ("systemd/mailsteer.socket", "usr/lib/systemd/system/mailsteer.socket"),
@@ -35,6 +35,7 @@ const FILES: [(&str, &str); 16] = [
     ("target/man/_mailsteer", "usr/share/zsh/vendor-completions/_mailsteer"),
     ("target/man/mailsteer.fish", "usr/share/fish/vendor_completions.d/mailsteer.fish"),
     ("README.md", "usr/share/doc/mailsteer/README.md"),
+    ("docs/start.md", "usr/share/doc/mailsteer/start.md"),
     ("docs/config.md", "usr/share/doc/mailsteer/config.md"),
     ("docs/operating.md", "usr/share/doc/mailsteer/operating.md"),
     ("docs/security.md", "usr/share/doc/mailsteer/security.md"),

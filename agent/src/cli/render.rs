@@ -333,8 +333,11 @@ pub(super) fn tried(t: &TryResult) -> String {
     let mut out = format!("{}\n\n", t.result);
     let _ = writeln!(out, "socket   {} cookie {}", or_dash(t.probe.local), t.probe.cookie);
     if let Some(c) = &t.connection {
-        let (source, wanted) = (or_dash(c.wanted_source.as_deref()), or_dash(c.wanted_address));
-        let _ = writeln!(out, "wanted   {source} {wanted}\nreal     {}", or_dash(c.real_address));
+        let wanted = match (&c.wanted_source, c.wanted_address) {
+            (Some(source), Some(address)) => format!("{source} {address}"),
+            (_, address) => or_dash(address),
+        };
+        let _ = writeln!(out, "wanted   {wanted}\nreal     {}", or_dash(c.real_address));
     }
     let said = t.probe.banner.as_deref().or(t.probe.error.as_deref()).unwrap_or("-");
     let _ = writeln!(out, "answer   {said} ({})\n", short(t.probe.connect_ms));

@@ -279,7 +279,7 @@ fn steps(out: &mut Text, whole: bool) {
     let mut steps = vec![
         ("mailsteer check FILE", "every problem at once"),
         ("mailsteer doctor --config FILE", "what this host lacks, and what collides"),
-        ("mailsteer agent --config FILE", "observes: counts, changes nothing"),
+        ("systemctl enable --now mailsteer", "observes. Without systemd: mailsteer agent --config FILE"),
         ("mailsteer connections --follow", "which stream each connection matches"),
         ("mode = { canary = 0.30 }", "here, then `mailsteer reload`: steers 30 % of the connections"),
         ("mode = \"enforce\"", "here, then `mailsteer reload`: steers all"),
