@@ -111,6 +111,7 @@ async fn serve(options: Options) -> Result<()> {
     let control = Arc::new(control::Handle::new(triggers, Arc::clone(&shared), Arc::clone(&gatherer)));
     let socket = api::Socket::open(passed.map_or(api::Listen::At(options.socket), api::Listen::Passed))?;
     let server = tasks.spawn(api::serve(socket, control, door, stop.clone()));
+    shared.store.started();
     let torn_down = reconciler.run(inbox, signals, server).await?;
     info!(
         torn_down,

@@ -10,8 +10,10 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, bail};
 use nix::mount::{MsFlags, mount};
 
+use crate::cgroup::Cgroup;
 use crate::exec;
 use crate::lab::Lab;
+use crate::netns::NetNs;
 use crate::poll;
 use crate::unit::Unit;
 
@@ -24,17 +26,18 @@ const LOG: &str = "/var/log/mailsteer-test.log";
 
 /// A root of its own below the lab's folder: it goes with the lab.
 #[derive(Debug)]
-pub struct Debian<'a> {
-    lab: &'a Lab,
+pub struct Debian {
+    network: NetNs,
+    cgroup: PathBuf,
     root: PathBuf,
 }
 
-impl<'a> Debian<'a> {
+impl Debian {
     /// A fresh one, with what a host has at /proc and /sys: of the lab are the network, the bpf file system, the cgroup.
     ///
     /// # Errors
     /// When debootstrap fails, or a mount does.
-    pub fn new(lab: &'a Lab) -> Result<Self> {
+    pub fn new(lab: &Lab) -> Result<Self> {
         let root = lab.dir().join("root");
         exec::output(Command::new("cp").args(["-a", "--reflink=auto"]).arg(bootstrapped()?).arg(&root))?;
         mount(Some("proc"), &root.join("proc"), Some("proc"), MsFlags::empty(), None::<&str>)?;
@@ -46,7 +49,7 @@ impl<'a> Debian<'a> {
             mount(Some(&from), &to, None::<&str>, MsFlags::MS_BIND, None::<&str>)
                 .with_context(|| format!("cannot mount {}", to.display()))?;
         }
-        Ok(Self { lab, root })
+        Ok(Self { network: lab.mail.clone(), cgroup: lab.cgroup()?.to_owned(), root })
     }
 
     /// A path inside, as it is outside.
@@ -58,9 +61,10 @@ impl<'a> Debian<'a> {
     /// A command inside, in the mail host's network.
     ///
     /// # Errors
-    /// After the lab was closed.
+    /// When the lab's cgroup is gone.
     pub fn command(&self, program: &str) -> Result<Command> {
-        let mut command = self.lab.mail_command("chroot")?;
+        let mut command = self.network.command("chroot");
+        Cgroup::enter(&self.cgroup, &mut command)?;
         command.arg(&self.root).arg(program).env("DEBIAN_FRONTEND", "noninteractive").env("LC_ALL", "C");
         command.env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin").stdin(Stdio::null());
         Ok(command)
@@ -115,6 +119,7 @@ impl<'a> Debian<'a> {
         let names = capabilities.iter().map(|word| word.trim_start_matches("CAP_").to_ascii_lowercase());
         let only = names.fold("-all".to_owned(), |all, one| format!("{all},+{one}"));
         let mut command = self.command("setpriv")?;
+        command.envs(unit.values("Environment").filter_map(|setting| setting.split_once('=')));
         command.args(["--reuid=mailsteer", "--regid=mailsteer", "--init-groups", "--no-new-privs"]);
         command.args(["--inh-caps", "--ambient-caps", "--bounding-set"].map(|set| format!("{set}={only}")));
         command.args(["mailsteer", "agent", "--config", "/etc/mailsteer/mailsteer.toml"]);
@@ -189,6 +194,6 @@ pub fn package(version: &str) -> Result<PathBuf> {
     Ok(path)
 }
 
-fn workspace() -> PathBuf {
+pub(crate) fn workspace() -> PathBuf {
     Unit::folder().join("..")
 }

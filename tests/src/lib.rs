@@ -12,6 +12,7 @@ pub mod confine;
 pub mod debian;
 pub mod demo;
 pub mod dns;
+pub mod earlier;
 pub mod exec;
 pub mod host_state;
 pub mod lab;

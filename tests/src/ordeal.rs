@@ -41,14 +41,29 @@ static ALONE: Mutex<()> = Mutex::new(());
 
 /// A mail host that steers, with live connections, all of it captured.
 #[derive(Debug)]
-pub struct Ordeal {
+pub struct Ordeal<A = Agent> {
     /// The network.
     pub lab: Lab,
     /// The agent.
-    pub agent: Agent,
+    pub agent: A,
     receiver: Receiver,
     live: Running,
     _alone: MutexGuard<'static, ()>,
+}
+
+/// An agent, however it is run.
+pub trait Steering {
+    /// What `status --json` says.
+    ///
+    /// # Errors
+    /// When it does not answer.
+    fn status(&self) -> Result<serde_json::Value>;
+}
+
+impl Steering for Agent {
+    fn status(&self) -> Result<serde_json::Value> {
+        self.json(&["status"])
+    }
 }
 
 /// What the agent has counted so far, over all streams and sources.
@@ -87,6 +102,16 @@ impl Ordeal {
     /// # Errors
     /// When anything of it does not start.
     pub fn begin(own_table: &str) -> Result<Self> {
+        Self::begin_with(|lab| Agent::start(lab, &config(own_table, false)))
+    }
+}
+
+impl<A: Steering> Ordeal<A> {
+    /// Builds a lab, starts an agent in it that has a [`config`], and the live connections.
+    ///
+    /// # Errors
+    /// When anything of it does not start.
+    pub fn begin_with(start: impl FnOnce(&Lab) -> Result<A>) -> Result<Self> {
         // A test that failed has left nothing behind that the next one could mind.
         let alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
         let lab = Lab::new(Options::default())?;
@@ -95,7 +120,7 @@ impl Ordeal {
         for echo in [receiver4(ECHO), receiver6(ECHO.into())] {
             receiver.script(Whom::To(echo), Behaviour::Echo);
         }
-        let agent = Agent::start(&lab, &config(own_table, false))?;
+        let agent = start(&lab)?;
         let to = vec![receiver4(ECHO), receiver6(ECHO.into())];
         let live = Load { live: LIVE, to, ..steered(&lab)? }.start(&lab.mail)?;
         poll::until_true(SETTLE, "the live connections", || receiver.count() >= LIVE as usize)?;
@@ -109,7 +134,7 @@ impl Ordeal {
     pub fn phase(
         &mut self,
         events: usize,
-        mut event: impl FnMut(&Lab, &mut Agent, usize) -> Result<()>,
+        mut event: impl FnMut(&Lab, &mut A, usize) -> Result<()>,
     ) -> Result<Phase> {
         let (before, accepted) = (self.counted()?, self.receiver.count());
         let capture = Capture::start(&self.lab.world, &uplinks().map(|uplink| uplink.far), 25)?;
@@ -136,9 +161,20 @@ impl Ordeal {
     /// # Errors
     /// When anything stays behind.
     pub fn end(self) -> Result<Report> {
+        self.end_with(|_, agent| {
+            drop(agent);
+            Ok(())
+        })
+    }
+
+    /// As [`Ordeal::end`]; what is done last, without any load, is given.
+    ///
+    /// # Errors
+    /// When that fails, or anything stays behind.
+    pub fn end_with(self, last: impl FnOnce(&Lab, A) -> Result<()>) -> Result<Report> {
         let Self { lab, agent, receiver, live, _alone } = self;
         let report = live.stop()?;
-        drop(agent);
+        last(&lab, agent)?;
         receiver.stop()?;
         lab.close()?;
         Ok(report)
@@ -160,7 +196,7 @@ impl Ordeal {
     /// # Errors
     /// When it does not answer.
     pub fn counted(&self) -> Result<Counted> {
-        let status = self.agent.json(&["status"])?;
+        let status = self.agent.status()?;
         let number = |at: &str| status.pointer(at).and_then(serde_json::Value::as_u64).context(at.to_owned());
         Ok(Counted {
             attempts: number("/totals/attempts")?,

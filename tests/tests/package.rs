@@ -106,8 +106,7 @@ fn install_upgrade_remove_purge() {
         assert!(!text.contains("mailsteer"), "{file}: {text}");
     }
     unchanged("purged");
-    drop(receiver);
-    drop(debian);
+    drop((receiver, debian));
     lab.close().unwrap();
 }
 

@@ -45,6 +45,7 @@ pub type Receipt = oneshot::Receiver<Result<(), String>>;
 enum Message {
     Event(Box<EventRow>),
     Word(Word, oneshot::Sender<Result<(), String>>),
+    Started,
     Finish(SyncSender<()>),
 }
 
@@ -134,6 +135,13 @@ impl Store {
         receipt
     }
 
+    /// The agent steers. What an earlier version kept is taken over only now: where a start fails, that version is gone
+    /// back to, and finds it.
+    pub fn started(&self) {
+        // Where the thread does not take it, the next start does it.
+        let _next_time = self.messages.try_send(Message::Started);
+    }
+
     /// Offers what was counted. Only the newest is written.
     pub fn offer(&self, checkpoint: Checkpoint) {
         *lock(&self.common.checkpoint) = Some(checkpoint);
@@ -205,8 +213,10 @@ struct Owner {
     written: Checkpoint,
     waiting: Changes,
     receipts: Vec<oneshot::Sender<Result<(), String>>>,
-    /// The file of an earlier agent, to be removed once its word stands in the database.
-    imported: Option<PathBuf>,
+    /// The file of an earlier agent and its word, until this one has started.
+    imported: Option<(PathBuf, Word)>,
+    /// That file, to be removed once its word stands in the database.
+    taken_over: Option<PathBuf>,
     tried: Option<Instant>,
     retired: Option<Instant>,
 }
@@ -222,6 +232,7 @@ impl Owner {
             waiting: Changes::default(),
             receipts: Vec::new(),
             imported: None,
+            taken_over: None,
             tried: None,
             retired: None,
         }
@@ -308,7 +319,7 @@ impl Owner {
         lock(&self.common.health).damages.push(Damage { what });
     }
 
-    /// Takes over what an agent before schema 1 kept of the operator's word.
+    /// Reads what an agent before schema 1 kept of the operator's word.
     fn import(&mut self, dir: &Path, kept: &mut Kept) {
         match import::read(dir) {
             Ok(None) => {}
@@ -318,8 +329,7 @@ impl Owner {
                 suspended.append(&mut kept.word.suspended);
                 bypassed.append(&mut kept.word.bypassed);
                 kept.word = Word { suspended, bypassed, hold: kept.word.hold.take().or(hold) };
-                self.waiting.word = Some(kept.word.clone());
-                self.imported = Some(import::file(dir));
+                self.imported = Some((import::file(dir), kept.word.clone()));
             }
             Err(error) => {
                 let path = import::file(dir);
@@ -370,8 +380,17 @@ impl Owner {
                 self.waiting.events.push(*event);
             }
             Message::Word(word, receipt) => {
+                if let Some((_, imported)) = &mut self.imported {
+                    imported.clone_from(&word);
+                }
                 self.waiting.word = Some(word);
                 self.receipts.push(receipt);
+            }
+            Message::Started => {
+                if let Some((file, word)) = self.imported.take() {
+                    self.waiting.word = Some(word);
+                    self.taken_over = Some(file);
+                }
             }
             Message::Finish(done) => return Some(done),
         }
@@ -471,7 +490,7 @@ impl Owner {
         if before.is_some() {
             info!("{} is written again", self.path.display());
         }
-        if let Some(file) = self.imported.take()
+        if let Some(file) = self.taken_over.take()
             && let Err(error) = std::fs::remove_file(&file)
         {
             warn!("{} was taken over and cannot be removed: {error}", file.display());
