@@ -7,6 +7,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use anyhow::{Context, Result, bail};
 use nix::mount::{MsFlags, mount};
@@ -14,7 +15,7 @@ use nix::mount::{MsFlags, mount};
 use crate::cgroup::Cgroup;
 use crate::netns::NetNs;
 use crate::residue::{self, Identity, PREFIX};
-use crate::topology::{self, Options};
+use crate::topology::{self, Options, Tunnels, Uplink};
 
 static COUNT: AtomicU32 = AtomicU32::new(0);
 
@@ -29,6 +30,7 @@ pub struct Lab {
     pub containers: Vec<NetNs>,
     /// What was asked for.
     pub options: Options,
+    tunnels: Mutex<Tunnels>,
     dir: PathBuf,
     cgroup: Option<Cgroup>,
 }
@@ -51,13 +53,14 @@ impl Lab {
                 .map(|n| NetNs::new(&format!("container{n}")))
                 .collect::<Result<_>>()?,
             options,
+            tunnels: Mutex::default(),
             dir,
             cgroup: Some(Cgroup::new(&name)?),
         };
         fs::create_dir(lab.bpffs())?;
         mount(Some("mailsteer-lab"), &lab.bpffs(), Some("bpf"), MsFlags::empty(), None::<&str>)
             .context("cannot mount a bpf file system")?;
-        topology::connect(&lab.mail, &lab.world, &options)?;
+        *lab.tunnels() = topology::connect(&lab.mail, &lab.world, &options)?;
         topology::contain(&lab.mail, &lab.containers, options.ipv6)?;
         Ok(lab)
     }
@@ -90,6 +93,25 @@ impl Lab {
         let mut command = self.mail.command(program);
         Cgroup::enter(self.cgroup()?, &mut command)?;
         Ok(command)
+    }
+
+    /// Hangs up a point-to-point uplink: its interface is gone, at both ends.
+    pub fn hang_up(&self, uplink: &Uplink) {
+        drop(self.tunnels().remove(uplink.interface));
+    }
+
+    /// Dials it again: an interface of the same name and another number, which is down and has nothing yet.
+    ///
+    /// # Errors
+    /// When the link cannot be made.
+    pub fn dial(&self, uplink: &Uplink) -> Result<()> {
+        let tunnel = topology::dial(&self.mail, &self.world, uplink, &self.options)?;
+        self.tunnels().insert(uplink.interface, tunnel);
+        Ok(())
+    }
+
+    fn tunnels(&self) -> MutexGuard<'_, Tunnels> {
+        self.tunnels.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// By what leftovers would be known.

@@ -32,6 +32,7 @@ pub mod scene;
 pub mod strangers;
 pub mod tcx;
 pub mod topology;
+pub mod tunnel;
 pub mod unit;
 
 pub use agent::Agent;

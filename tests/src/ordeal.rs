@@ -102,19 +102,19 @@ impl Ordeal {
     /// # Errors
     /// When anything of it does not start.
     pub fn begin(own_table: &str) -> Result<Self> {
-        Self::begin_with(|lab| Agent::start(lab, &config(own_table, false)))
+        Self::begin_with(Options::default(), |lab| Agent::start(lab, &config(own_table, false)))
     }
 }
 
 impl<A: Steering> Ordeal<A> {
-    /// Builds a lab, starts an agent in it that has a [`config`], and the live connections.
+    /// Builds such a lab, starts an agent in it that has a [`config`] or one like it, and the live connections.
     ///
     /// # Errors
     /// When anything of it does not start.
-    pub fn begin_with(start: impl FnOnce(&Lab) -> Result<A>) -> Result<Self> {
+    pub fn begin_with(options: Options, start: impl FnOnce(&Lab) -> Result<A>) -> Result<Self> {
         // A test that failed has left nothing behind that the next one could mind.
         let alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
-        let lab = Lab::new(Options::default())?;
+        let lab = Lab::new(options)?;
         let receiver = Receiver::start(&lab.world, 25)?;
         receiver.script(Whom::All, Behaviour::BannerClose);
         for echo in [receiver4(ECHO), receiver6(ECHO.into())] {

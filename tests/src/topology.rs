@@ -3,17 +3,21 @@
 //! Owns: the plan of addresses, and the `ip` commands that make it. Must not: start any process that stays.
 //! The world is one namespace: it routes, and answers on every address of the receivers' networks.
 
+use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use anyhow::Result;
 
 use crate::netns::NetNs;
+use crate::tunnel::Tunnel;
 
 /// What a lab looks like.
 #[derive(Clone, Copy, Debug)]
 pub struct Options {
     /// Uplinks of the mail host: 1 or 2.
     pub uplinks: usize,
+    /// How many of these, from the last on, are point to point: no Ethernet header, no neighbours, no gateway.
+    pub tunnels: usize,
     /// Whether there is IPv6.
     pub ipv6: bool,
     /// How many containers are behind the bridge.
@@ -26,7 +30,7 @@ pub struct Options {
 
 impl Default for Options {
     fn default() -> Self {
-        Self { uplinks: 2, ipv6: true, containers: 0, plumbed: 0, strict_rp_filter: false }
+        Self { uplinks: 2, tunnels: 0, ipv6: true, containers: 0, plumbed: 0, strict_rp_filter: false }
     }
 }
 
@@ -116,11 +120,14 @@ pub fn container6(n: usize) -> IpAddr {
         .into()
 }
 
+/// The point-to-point uplinks by interface.
+pub type Tunnels = BTreeMap<&'static str, Tunnel>;
+
 /// Links, addresses and routes between the mail host and the world.
 ///
 /// # Errors
 /// When `ip` fails.
-pub fn connect(mail: &NetNs, world: &NetNs, options: &Options) -> Result<()> {
+pub fn connect(mail: &NetNs, world: &NetNs, options: &Options) -> Result<Tunnels> {
     for (key, value) in [("net.core.somaxconn", "8192"), ("net.ipv4.tcp_max_syn_backlog", "8192")] {
         world.sysctl(key, value)?;
     }
@@ -131,8 +138,20 @@ pub fn connect(mail: &NetNs, world: &NetNs, options: &Options) -> Result<()> {
     world.sysctl("net.ipv4.conf.all.arp_announce", "2")?;
     // More than the default's 28,232 ports, so that minutes of load need no reuse within the conntrack timeout.
     mail.sysctl("net.ipv4.ip_local_port_range", "1024 65535")?;
+    let mut tunnels = Tunnels::new();
     for (n, uplink) in uplinks().iter().take(options.uplinks).enumerate() {
-        link(mail, world, uplink, options, n)?;
+        if n + options.tunnels < options.uplinks {
+            link(mail, world, uplink, options, n)?;
+        } else {
+            tunnels.insert(uplink.interface, dial(mail, world, uplink, options)?);
+            answer(mail, world, uplink, uplink.own4)?;
+            let (interface, metric) = (uplink.interface, metric(n));
+            mail.sh(&format!("ip route add default dev {interface} metric {metric}"))?;
+            if options.ipv6 {
+                mail.sh(&format!("ip -6 route add default dev {interface} metric {metric}"))?;
+            }
+        }
+        plumb(mail, uplink, options)?;
     }
     world.sh(&format!(
         "ip route add local 203.0.113.0/24 dev lo
@@ -140,23 +159,55 @@ pub fn connect(mail: &NetNs, world: &NetNs, options: &Options) -> Result<()> {
          ip address add {RELAY}/32 dev lo"
     ))?;
     // A receiver network that is on every lo anyway must not answer for the mail host's.
-    world.sysctl("net.ipv4.conf.all.rp_filter", "0")
+    world.sysctl("net.ipv4.conf.all.rp_filter", "0")?;
+    Ok(tunnels)
+}
+
+fn metric(n: usize) -> usize {
+    100 * (n + 1)
+}
+
+/// Makes a point-to-point link. The world's end is up and routes; the mail host's is down and has nothing.
+///
+/// # Errors
+/// When a device cannot be had, or `ip` fails.
+pub fn dial(mail: &NetNs, world: &NetNs, uplink: &Uplink, options: &Options) -> Result<Tunnel> {
+    let Uplink { interface, far, .. } = uplink;
+    let tunnel = Tunnel::new((mail, interface), (world, far))?;
+    settings(mail, world, uplink, options)?;
+    let Uplink { gateway4, gateway6, net4: [a, b, c], net6, .. } = uplink;
+    world.sh(&format!(
+        "ip address add {gateway4}/32 dev {far}
+         ip link set {far} up
+         ip route add {a}.{b}.{c}.0/25 dev {far}"
+    ))?;
+    if options.ipv6 {
+        world.sh(&format!(
+            "ip address add {gateway6}/128 dev {far} nodad
+             ip route add 2001:db8:{net6:x}::/64 dev {far}"
+        ))?;
+    }
+    Ok(tunnel)
+}
+
+/// Brings the mail host's end of a point-to-point link up, with this address of its own, as pppd would.
+///
+/// # Errors
+/// When `ip` fails.
+pub fn answer(mail: &NetNs, world: &NetNs, uplink: &Uplink, own4: Ipv4Addr) -> Result<()> {
+    let Uplink { interface, far, own6, gateway4, gateway6, .. } = uplink;
+    mail.sh(&format!("ip address add {own4} peer {gateway4} dev {interface}; ip link set {interface} up"))?;
+    if world.sh(&format!("ip -6 address show dev {far}"))?.contains(&gateway6.to_string()) {
+        mail.sh(&format!("ip address add {own6} peer {gateway6} dev {interface}"))?;
+    }
+    Ok(())
 }
 
 fn link(mail: &NetNs, world: &NetNs, uplink: &Uplink, options: &Options, n: usize) -> Result<()> {
     let Uplink { interface, far, own4, own6, gateway4, gateway6, .. } = uplink;
-    let metric = 100 * (n + 1);
     mail.sh(&format!("ip link add {interface} type veth peer name {far} netns {}", world.path()))?;
-    for (ns, device) in [(mail, interface), (world, far)] {
-        ns.sysctl(&format!("net.ipv6.conf.{device}.disable_ipv6"), if options.ipv6 { "0" } else { "1" })?;
-    }
-    // DAD is the agent's to await on the mail host; the world's addresses are not under test.
-    world.sysctl(&format!("net.ipv6.conf.{far}.accept_dad"), "0")?;
-    world.sysctl(&format!("net.ipv4.conf.{far}.rp_filter"), "0")?;
-    mail.sysctl(
-        &format!("net.ipv4.conf.{interface}.rp_filter"),
-        if options.strict_rp_filter { "1" } else { "2" },
-    )?;
+    settings(mail, world, uplink, options)?;
+    let metric = metric(n);
     world.sh(&format!("ip address add {gateway4}/25 dev {far}; ip link set {far} up"))?;
     mail.sh(&format!(
         "ip address add {own4}/25 dev {interface}
@@ -170,7 +221,22 @@ fn link(mail: &NetNs, world: &NetNs, uplink: &Uplink, options: &Options, n: usiz
              ip route add default via {gateway6} dev {interface} metric {metric}"
         ))?;
     }
-    plumb(mail, uplink, options)
+    Ok(())
+}
+
+/// What the kernel is told of both ends before they are up.
+fn settings(mail: &NetNs, world: &NetNs, uplink: &Uplink, options: &Options) -> Result<()> {
+    let Uplink { interface, far, .. } = uplink;
+    for (ns, device) in [(mail, interface), (world, far)] {
+        ns.sysctl(&format!("net.ipv6.conf.{device}.disable_ipv6"), if options.ipv6 { "0" } else { "1" })?;
+    }
+    // DAD is the agent's to await on the mail host; the world's addresses are not under test.
+    world.sysctl(&format!("net.ipv6.conf.{far}.accept_dad"), "0")?;
+    world.sysctl(&format!("net.ipv4.conf.{far}.rp_filter"), "0")?;
+    mail.sysctl(
+        &format!("net.ipv4.conf.{interface}.rp_filter"),
+        if options.strict_rp_filter { "1" } else { "2" },
+    )
 }
 
 fn plumb(mail: &NetNs, uplink: &Uplink, options: &Options) -> Result<()> {

@@ -189,7 +189,7 @@ fn holds(name: &str, mut phase: Phase, suspended: &str, astride: u64) {
 fn from_another_program_and_map_abi_under_load() {
     let packages = Packages::made();
     let mut before = None;
-    let mut ordeal = Ordeal::begin_with(|lab| {
+    let mut ordeal = Ordeal::begin_with(Options::default(), |lab| {
         before = Some(HostState::of(lab)?);
         Installed::new(lab, &packages.old)
     })

@@ -29,7 +29,13 @@ fn files(dir: &Path) -> Vec<PathBuf> {
 
 /// A mail host: lo, eth0 with a /24 and a default route, eth1, and a container bridge.
 fn host(ipv6: bool) -> Host {
-    let link = |index, name: &str| Link { index, name: name.into(), up: true, loopback: name == "lo" };
+    let link = |index, name: &str| Link {
+        index,
+        name: name.into(),
+        up: true,
+        loopback: name == "lo",
+        point_to_point: false,
+    };
     let address = |ifindex, text: &str, prefix_len| Address {
         ifindex,
         address: text.parse().unwrap(),

@@ -28,7 +28,13 @@ fn default_route(ifindex: u32) -> Route {
 
 /// A host that has everything, and nothing of anybody else's.
 fn healthy() -> Findings {
-    let link = |index, name: &str| Link { index, name: name.to_owned(), up: true, loopback: name == "lo" };
+    let link = |index, name: &str| Link {
+        index,
+        name: name.to_owned(),
+        up: true,
+        loopback: name == "lo",
+        point_to_point: false,
+    };
     Findings {
         root: true,
         release: Ok("6.12.1-amd64".to_owned()),

@@ -11,7 +11,7 @@ use mailsteer_core::model::{Address, AddressState, Host, Link, Route};
 use proptest::prelude::*;
 
 fn link(index: u32, name: &str) -> Link {
-    Link { index, name: name.to_owned(), up: true, loopback: name == "lo" }
+    Link { index, name: name.to_owned(), up: true, loopback: name == "lo", point_to_point: false }
 }
 
 fn address(ifindex: u32, text: &str) -> Address {
@@ -70,6 +70,19 @@ fn written(facts: &Facts) -> String {
     let fits = |line: &str| !line.starts_with("# ") || line.chars().count() <= 110;
     assert!(text.lines().all(fits), "{text}");
     text
+}
+
+#[test]
+fn a_point_to_point_uplink_has_no_gateway() {
+    let mut host = one_uplink(&["203.0.113.10/24"]);
+    host.links.push(Link { point_to_point: true, ..link(3, "ppp0") });
+    host.addresses.extend([address(3, "198.51.100.7/32"), address(3, "2001:db8:b::7/64")]);
+    // The other end tells of itself as the IPv6 router.
+    host.routes.extend([route("0.0.0.0/0", None, 3), route("::/0", Some("fe80::1"), 3)]);
+    let text = written(&Facts { host, mtas: vec![postfix()], ..Facts::default() });
+    let entry = "[uplink.ppp0]\ninterface = \"ppp0\"\nprefix = [\"198.51.100.7/32\", \"2001:db8:b::/64\"]\n";
+    assert!(text.contains(entry), "{text}");
+    assert!(text.contains("    \"198.51.100.7\",\n    \"2001:db8:b::7\",\n"), "{text}");
 }
 
 #[test]

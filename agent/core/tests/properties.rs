@@ -153,8 +153,14 @@ struct Lab {
 
 impl Lab {
     fn new(shape: &Shape) -> Self {
-        let link = |index: u32| Link { index, name: format!("eth{}", index - 2), up: true, loopback: false };
-        let lo = Link { index: 1, name: "lo".into(), up: true, loopback: true };
+        let link = |index: u32| Link {
+            index,
+            name: format!("eth{}", index - 2),
+            up: true,
+            loopback: false,
+            point_to_point: false,
+        };
+        let lo = Link { index: 1, name: "lo".into(), up: true, loopback: true, point_to_point: false };
         let default = |destination: &str, gateway: &str, ifindex: u32| Route {
             destination: network(destination),
             gateway: Some(gateway.parse().unwrap()),

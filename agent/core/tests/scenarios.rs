@@ -12,7 +12,7 @@
 //! == expect                 what follows
 //! ```
 //!
-//! Lines of a step: `link NAME up|down|gone`, `address IF ADDR [tentative|dad-failed|gone]`, `route DEST [via GW] IF
+//! Lines of a step: `link NAME up|down|gone` (`ppp...` is point to point), `address IF ADDR [tentative|dad-failed|gone]`, `route DEST [via GW] IF
 //! [gone]`, `suspend SOURCE [until HH:MM:SS] because WHY`, `resume SOURCE because WHY`, `bypass STREAM until HH:MM:SS
 //! because WHY`, `hold because WHY`, `end hold because WHY`, `table flushed`, `time passes`, `explain uid N to ADDR`. Run with `MAILSTEER_BLESS=1` to write what
 //! follows into the files, then read the difference.
@@ -116,7 +116,7 @@ struct Stage {
 
 impl Stage {
     fn new(config: &str) -> Self {
-        let lo = Link { index: 1, name: "lo".into(), up: true, loopback: true };
+        let lo = Link { index: 1, name: "lo".into(), up: true, loopback: true, point_to_point: false };
         let host = Host { links: vec![lo], ..Host::default() };
         let observed = Observed { unhealed: true, ..Observed::default() };
         let shares = BTreeMap::new();
@@ -321,7 +321,9 @@ impl Stage {
             (Some(at), _) => self.host.links[at].up = how == "up",
             (None, _) => {
                 let index = self.host.links.iter().map(|link| link.index).max().unwrap() + 1;
-                self.host.links.push(Link { index, name: name.into(), up: how == "up", loopback: false });
+                let point_to_point = name.starts_with("ppp");
+                let (name, up) = (name.to_owned(), how == "up");
+                self.host.links.push(Link { index, name, up, loopback: false, point_to_point });
             }
         }
     }

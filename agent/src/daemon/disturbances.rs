@@ -21,7 +21,7 @@ struct Doing {
     look: &'static str,
 }
 
-const DOINGS: [Doing; 5] = [
+const DOINGS: [Doing; 6] = [
     Doing {
         count: |counts| counts.total(Outcome::RefusedUntracked),
         seen: "connections refused because conntrack does not follow them, so no source can be set",
@@ -38,9 +38,15 @@ const DOINGS: [Doing; 5] = [
         look: "look for masquerade or snat in a postrouting chain of a priority below 90: `nft list ruleset`",
     },
     Doing {
-        count: |counts| counts.total(Outcome::HeldWrongAddress) + counts.total(Outcome::HeldWrongUplink),
-        seen: "packets held by the guard because they would leave with or by what is not their source's",
-        look: "look for NAT and routing rules that are not mailsteer's: `nft list ruleset`, `ip rule`",
+        count: |counts| counts.total(Outcome::HeldWrongAddress),
+        seen: "packets held by the guard because they would leave with another address than their source's",
+        look: "look for NAT rules that are not mailsteer's: `nft list ruleset`",
+    },
+    Doing {
+        count: |counts| counts.total(Outcome::HeldWrongUplink),
+        seen: "packets held by the guard because they would leave by another uplink than their source's",
+        look: "connections of an uplink that is away go on when it is back; else look for routing rules that are not \
+               mailsteer's: `ip rule`",
     },
     Doing {
         count: |counts| counts.total(Outcome::Unfollowed),

@@ -119,7 +119,11 @@ fn guard_sources(world: &World, host: &Host, ways: &[UplinkPlan]) -> Vec<GuardSo
     let bound: BTreeMap<IpAddr, u32> = world
         .pool_sources()
         .filter(|source| source.uplink.is_some())
-        .filter_map(|source| Some((source.local, sources::uplink_of(world, host, ways, source)?.ifindex?)))
+        .map(|source| {
+            let ifindex = sources::uplink_of(world, host, ways, source).and_then(|uplink| uplink.ifindex);
+            // Not "any": the connections of an uplink that hung up would go on by another one.
+            (source.local, ifindex.unwrap_or(GuardSource::NOWHERE))
+        })
         .collect();
     let all = world.ids.sources();
     let entry = |(id, address, _)| GuardSource { id, address, ifindex: bound.get(&address).copied() };

@@ -9,8 +9,8 @@ use std::net::IpAddr;
 use ipnet::IpNet;
 
 use super::Ids;
-use crate::config::{Config, Uplink};
-use crate::model::{Family, Host, OnwardRoute, Route, UplinkPlan};
+use crate::config::{Config, PoolSource, Uplink};
+use crate::model::{Family, Host, Link, OnwardRoute, Route, UplinkPlan};
 
 /// Shortest prefix that counts as a network behind an interface, not as half a default route (VPNs announce
 /// `0.0.0.0/1` and `128.0.0.0/1`).
@@ -43,7 +43,7 @@ pub(super) fn plans(config: &Config, host: &Host, ids: &Ids) -> Vec<UplinkPlan> 
         let configured = config.uplinks.iter().find(|uplink| uplink.name == found.name);
         Some(UplinkPlan {
             id: ids.uplink(&found.name)?,
-            routes: ifindex.map(|ifindex| routes(configured, ifindex, host)).unwrap_or_default(),
+            routes: link.map(|link| routes(config, configured, link, host)).unwrap_or_default(),
             ifindex,
             up: link.is_some_and(|link| link.up),
             name: found.name,
@@ -53,20 +53,35 @@ pub(super) fn plans(config: &Config, host: &Host, ids: &Ids) -> Vec<UplinkPlan> 
     find(config, host).into_iter().filter_map(plan).collect()
 }
 
-fn routes(configured: Option<&Uplink>, ifindex: u32, host: &Host) -> Vec<OnwardRoute> {
+fn routes(config: &Config, configured: Option<&Uplink>, link: &Link, host: &Host) -> Vec<OnwardRoute> {
+    let ifindex = link.index;
     let on_link = |route: &&Route| route.ifindex == ifindex && route.gateway.is_none() && !is_default(route);
     let connected = host.routes.iter().filter(on_link);
     let mut routes: Vec<OnwardRoute> =
         connected.map(|route| OnwardRoute { destination: route.destination, gateway: None }).collect();
     for family in Family::BOTH {
-        let configured = configured
+        let by_gateway = configured
             .and_then(|uplink| uplink.gateways.iter().find(|gateway| Family::of(**gateway) == family))
             .map(|&gateway| OnwardRoute { destination: default_route(family), gateway: Some(gateway) });
-        routes.extend(configured.or_else(|| found_default(host, ifindex, family)));
+        let straight = || configured.and_then(|uplink| straight(config, uplink, link, family));
+        routes.extend(by_gateway.or_else(|| found_default(host, ifindex, family)).or_else(straight));
     }
     routes.sort_unstable();
     routes.dedup();
     routes
+}
+
+/// The way onward of a configured point-to-point uplink for which nobody added a default route (pppd's
+/// `nodefaultroute`, `Table = off` of wg-quick): straight to its other end. Only for a family that has sources there: a
+/// host without IPv6 takes no route of it.
+fn straight(config: &Config, uplink: &Uplink, link: &Link, family: Family) -> Option<OnwardRoute> {
+    let own = |source: &PoolSource| {
+        let home = source.uplink.and_then(|index| config.uplinks.get(index));
+        home.is_some_and(|home| home.name == uplink.name) && Family::of(source.local) == family
+    };
+    let serves = || config.pools.values().flat_map(|pool| &pool.sources).any(own);
+    let straight = link.point_to_point && uplink.gateways.is_empty() && serves();
+    straight.then_some(OnwardRoute { destination: default_route(family), gateway: None })
 }
 
 fn found_default(host: &Host, ifindex: u32, family: Family) -> Option<OnwardRoute> {

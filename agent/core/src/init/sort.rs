@@ -87,8 +87,12 @@ impl<'f> Sorted<'f> {
 }
 
 impl Way<'_> {
-    /// The next hops that an uplink of the config can have.
+    /// The next hops that an uplink of the config can have. A point-to-point link needs none, and a router that tells
+    /// of IPv6 only would be the uplink's one gateway, and leave its IPv4 addresses out.
     pub(super) fn gateways(&self) -> Vec<IpAddr> {
+        if self.link.point_to_point {
+            return vec![];
+        }
         let fits = |route: &&Route| {
             route.gateway.is_some_and(|gateway| {
                 let link_local = matches!(gateway, IpAddr::V6(v6) if v6.is_unicast_link_local());
@@ -109,6 +113,7 @@ impl Way<'_> {
         };
         let gateways = self.gateways();
         let reached = match route.gateway {
+            _ if self.link.point_to_point => true,
             Some(gateway) => gateways.contains(&gateway) && gateway != address,
             None => gateways.is_empty(),
         };

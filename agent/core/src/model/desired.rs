@@ -236,6 +236,12 @@ pub struct GuardSource {
     pub ifindex: Option<u32>,
 }
 
+impl GuardSource {
+    /// The number of no interface (the kernel's are positive `int`s): what must leave by an interface that is gone is
+    /// held until it is back.
+    pub const NOWHERE: u32 = u32::MAX;
+}
+
 /// What was decided of one source in one lane and family, and why.
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
 pub struct Choice {

@@ -27,6 +27,8 @@ pub struct Link {
     pub up: bool,
     /// A loopback interface.
     pub loopback: bool,
+    /// Has one other end and no neighbours (ppp, tun, wg): what is sent by it arrives there without a gateway.
+    pub point_to_point: bool,
 }
 
 /// An address on an interface.

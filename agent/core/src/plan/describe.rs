@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 
 use super::action::{Action, AddressAt, GuardSpec, RouteAt, RuleSpec, SlotChange};
-use crate::model::{Family, LaneId, RefuseReason, SlotTarget, WantedKind};
+use crate::model::{Family, GuardSource, LaneId, RefuseReason, SlotTarget, WantedKind};
 
 impl fmt::Display for Action {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -16,8 +16,14 @@ impl fmt::Display for Action {
             Self::AddRule(rule) => write!(f, "add {rule}"),
             Self::RemoveRule(rule) => write!(f, "remove {rule}"),
             Self::GuardSources { set, clear } => {
-                let sources: Vec<String> =
-                    set.iter().map(|source| format!("{} = {}", source.id, source.address)).collect();
+                let way = |source: &GuardSource| match source.ifindex {
+                    Some(GuardSource::NOWHERE) => " by no interface",
+                    _ => "",
+                };
+                let sources: Vec<String> = set
+                    .iter()
+                    .map(|source| format!("{} = {}{}", source.id, source.address, way(source)))
+                    .collect();
                 let gone: Vec<String> = clear.iter().map(|id| format!("{id} forgotten")).collect();
                 write!(f, "tell the guard of sources {}", [sources, gone].concat().join(", "))
             }

@@ -3,6 +3,7 @@
 //! Owns: reading. Must not: change anything, or guess from notifications: those only say "look again".
 
 mod monitor;
+mod sysctl;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
@@ -23,7 +24,7 @@ pub struct OurNet {
     pub addresses: Vec<AddressAt>,
     /// Routes in our tables.
     pub routes: Vec<RouteAt>,
-    /// Our rules.
+    /// Our rules, as far as the settings that they need are there too.
     pub rules: Vec<RuleSpec>,
 }
 
@@ -64,7 +65,8 @@ pub async fn ours(handle: &Handle, wanted: &BTreeSet<IpAddr>) -> Result<OurNet, 
     }
     for family in Family::BOTH {
         found.routes.extend(netlink::routes(handle, family, true).await?.iter().filter_map(route_at));
-        found.rules.extend(netlink::rules(handle, family).await?.iter().filter_map(rule_spec));
+        let rules = netlink::rules(handle, family).await?;
+        found.rules.extend(rules.iter().filter_map(rule_spec).filter(sysctl::holds));
     }
     Ok(found)
 }
@@ -81,5 +83,6 @@ fn link(message: &LinkMessage) -> Link {
         // Running: the operational state allows sending; LowerUp: there is a carrier.
         up: flags.contains(LinkFlags::Up | LinkFlags::Running | LinkFlags::LowerUp),
         loopback: flags.contains(LinkFlags::Loopback),
+        point_to_point: flags.contains(LinkFlags::Pointopoint),
     }
 }
