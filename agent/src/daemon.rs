@@ -5,6 +5,7 @@
 //! not: decide. When the agent stops, by a signal or by SIGKILL, table and guard stay: only `teardown` takes them
 //! away.
 
+mod clock;
 mod config;
 mod connections;
 mod control;

@@ -43,6 +43,7 @@ pub struct Agent {
     child: Option<Child>,
     environment: Vec<(String, OsString)>,
     wrapper: Vec<OsString>,
+    within: Vec<OsString>,
 }
 
 impl Agent {
@@ -93,6 +94,7 @@ impl Agent {
             child: None,
             environment: Vec::new(),
             wrapper: Vec::new(),
+            within: Vec::new(),
         })
     }
 
@@ -104,6 +106,11 @@ impl Agent {
     /// Runs it by this program, which is given the agent's command line, from the next start on.
     pub fn set_wrapper(&mut self, wrapper: impl IntoIterator<Item = impl Into<OsString>>) {
         self.wrapper = wrapper.into_iter().map(Into::into).collect();
+    }
+
+    /// The same, but under the agent's limits: that program is started by what puts them on.
+    pub fn set_wrapper_within(&mut self, wrapper: impl IntoIterator<Item = impl Into<OsString>>) {
+        self.within = wrapper.into_iter().map(Into::into).collect();
     }
 
     /// Runs `mailsteer boot` with its files to its end.
@@ -137,7 +144,8 @@ impl Agent {
     fn command(&self, verb: &str, configured: bool) -> Result<Command> {
         let limits = self.limits(verb)?;
         let words = limits.as_ref().map(Confinement::words).transpose()?.into_iter().flatten();
-        let mut words = self.wrapper.iter().cloned().chain(words).chain([binary()?.into_os_string()]);
+        let program = self.within.iter().cloned().chain([binary()?.into_os_string()]);
+        let mut words = self.wrapper.iter().cloned().chain(words).chain(program);
         let mut command = self.ns.command(words.next().unwrap_or_default());
         if limits.is_some() {
             let unit = Unit::read(unit_of(verb))?;

@@ -30,10 +30,11 @@ impl Args {
 const DEMO: [&str; 4] = ["nftables", "iproute2", "gcc", "libc6-dev"];
 
 /// Debian packages: what tests call, then the eBPF tool chain, then what an older kernel is booted with.
-const PACKAGES: [&str; 15] = [
+const PACKAGES: [&str; 16] = [
     "conntrack",
     "iptables",
     "tcpdump",
+    "libfaketime",
     "systemd",
     "debootstrap",
     "pkg-config",

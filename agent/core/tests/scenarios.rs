@@ -14,7 +14,7 @@
 //!
 //! Lines of a step: `link NAME up|down|gone` (`ppp...` is point to point), `address IF ADDR [tentative|dad-failed|gone]`, `route DEST [via GW] IF
 //! [gone]`, `suspend SOURCE [until HH:MM:SS] because WHY`, `resume SOURCE because WHY`, `bypass STREAM until HH:MM:SS
-//! because WHY`, `hold because WHY`, `end hold because WHY`, `table flushed`, `time passes`, `explain uid N to ADDR`. Run with `MAILSTEER_BLESS=1` to write what
+//! because WHY`, `hold because WHY`, `end hold because WHY`, `table flushed`, `time passes`, `clock set by SPAN`, `explain uid N to ADDR`. Run with `MAILSTEER_BLESS=1` to write what
 //! follows into the files, then read the difference.
 #![expect(clippy::unwrap_used, clippy::panic, reason = "a test fails loudly")]
 #![expect(clippy::disallowed_methods, reason = "scenarios are files; the core itself reads none")]
@@ -138,7 +138,10 @@ impl Stage {
             commands.extend(self.line(&line.split_whitespace().collect::<Vec<_>>()));
         }
         let world = self.world.get_or_insert_with(|| World::new(load(&self.config, &self.host), now));
-        let mut events = world.apply(Observation::Host(self.host.clone()), now);
+        let jump = lines.lines().find_map(|line| line.trim().strip_prefix("clock set by "));
+        let jump = jump.map(|by| Observation::ClockJumped { by: by.parse().unwrap() });
+        let mut events: Vec<Event> = jump.into_iter().flat_map(|jump| world.apply(jump, now)).collect();
+        events.extend(world.apply(Observation::Host(self.host.clone()), now));
         let mut answers = Vec::new();
         for command in commands {
             match command {
@@ -278,7 +281,7 @@ impl Stage {
                 self.observed.translations.clear();
                 self.observed.addresses = addresses;
             }
-            ["time", "passes"] => {}
+            ["time", "passes"] | ["clock", "set", "by", _] => {}
             ["suspend", source, "until", until, "because", ref why @ ..] => {
                 let until = Some(time_of_day(until));
                 let command = Command::Suspend { source: source.into(), until, reason: why.join(" ") };

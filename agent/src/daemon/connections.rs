@@ -11,7 +11,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Result;
-use jiff::{SignedDuration, Timestamp};
 use mailsteer_core::decide::{Explanation, Who, explain};
 use mailsteer_core::model::{LaneId, SourceId};
 use mailsteer_ebpf::{Event, Mark, Told};
@@ -19,6 +18,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::{error, warn};
 
+use super::clock::Clock;
 use super::control::unmapped;
 use super::counts::Gatherer;
 use super::shared::{Published, Shared};
@@ -88,28 +88,6 @@ fn lane_of(published: &Published, stream: Option<&str>) -> LaneId {
     let lanes = &published.decision.desired.lanes;
     let lane = stream.and_then(|stream| lanes.iter().find(|lane| lane.stream == stream));
     lane.map_or(LaneId(0), |lane| lane.id)
-}
-
-/// The time of day at boot, by which boot times become times of day.
-#[derive(Clone, Copy)]
-struct Clock {
-    boot: Timestamp,
-}
-
-impl Clock {
-    fn now() -> Self {
-        let since_boot = nix::time::clock_gettime(nix::time::ClockId::CLOCK_BOOTTIME);
-        let since_boot = since_boot.map_or(SignedDuration::ZERO, |time| {
-            SignedDuration::new(time.tv_sec(), i32::try_from(time.tv_nsec()).unwrap_or_default())
-        });
-        let now = Timestamp::now();
-        Self { boot: now.checked_sub(since_boot).unwrap_or(now) }
-    }
-
-    fn at(self, nanoseconds: u64) -> Timestamp {
-        let since_boot = SignedDuration::from_nanos(i64::try_from(nanoseconds).unwrap_or(i64::MAX));
-        self.boot.checked_add(since_boot).unwrap_or(self.boot)
-    }
 }
 
 fn row(published: &Published, cgroups: &mut Cgroups, clock: Clock, event: &Event) -> ConnectionRow {

@@ -12,6 +12,7 @@ use jiff::Timestamp;
 use mailsteer_core::model::{LaneId, SourceId};
 use mailsteer_ebpf::{CounterKey, Counters, Event, HELD_REASONS, Told, Total};
 
+use super::clock::Jumps;
 use super::shared::{Published, Shared};
 use crate::act::bpf::BpfPaths;
 use crate::api::view::SourceCounters;
@@ -143,7 +144,8 @@ impl Counts {
 fn grown(before: Option<Growth>, count: u64, now: Timestamp) -> Growth {
     match before {
         Some(before) if count > before.count => Growth { count, last: Some(now) },
-        Some(before) => Growth { count, ..before },
+        // The clock may have been set back while no agent ran.
+        Some(before) => Growth { count, last: before.last.map(|last| last.min(now)) },
         None => Growth { count, last: None },
     }
 }
@@ -190,6 +192,7 @@ pub(super) struct Gatherer {
     boot: String,
     /// Readings are taken in one after the other, in the order in which they are made.
     counting: tokio::sync::Mutex<Checkpoint>,
+    jumps: Mutex<Jumps>,
 }
 
 impl Gatherer {
@@ -197,7 +200,8 @@ impl Gatherer {
     pub(super) fn open(paths: &BpfPaths, kept: Checkpoint) -> anyhow::Result<Self> {
         let boot = std::fs::read_to_string("/proc/sys/kernel/random/boot_id")?.trim().to_owned();
         let reader = Mutex::new(Reader::open(&paths.bpffs)?);
-        Ok(Self { reader, bpffs: paths.bpffs.clone(), boot, counting: tokio::sync::Mutex::new(kept) })
+        let (counting, jumps) = (tokio::sync::Mutex::new(kept), Mutex::new(Jumps::watch()));
+        Ok(Self { reader, bpffs: paths.bpffs.clone(), boot, counting, jumps })
     }
 
     /// What is to be kept.
@@ -231,6 +235,10 @@ impl Gatherer {
         served(&growth, &mut counting.sources, now);
         let mut counts =
             Counts { sums: Arc::clone(counting.ledger.sums()), open, faults, ..Counts::default() };
+        if let Some(by) = self.jumps.lock().unwrap_or_else(PoisonError::into_inner).look() {
+            let grew = counting.growth.values_mut().filter_map(|growth| growth.last.as_mut());
+            grew.for_each(|last| *last = last.checked_add(by).unwrap_or(*last));
+        }
         grow(&mut counting.growth, &mut counts, now);
         match conntrack::usage() {
             Ok((_, 0)) => {}
@@ -443,7 +451,9 @@ mod tests {
         assert_eq!(same, found);
         let more = grown(Some(same), 4, now);
         assert_eq!(more, Growth { count: 4, last: Some(now) });
-        assert_eq!(grown(Some(more), 4, first), more, "the time stays");
+        let later = now + jiff::SignedDuration::from_secs(9);
+        assert_eq!(grown(Some(more), 4, later), more, "the time stays");
+        assert_eq!(grown(Some(more), 4, first).last, Some(first), "the clock was set back");
     }
 
     #[test]

@@ -18,6 +18,7 @@ use tokio::task::JoinHandle;
 use tracing::{debug, info, warn};
 
 use super::Options;
+use super::clock::{Jumps, Noted};
 use super::config::{self, LoadError, Loaded};
 use super::shared::{Published, Shared};
 use super::status;
@@ -90,6 +91,8 @@ pub(super) struct Reconciler {
     failing: BTreeMap<String, String>,
     /// The operator's word as it was last given to be kept.
     word: Word,
+    jumps: Jumps,
+    noted: Noted,
 }
 
 impl Reconciler {
@@ -109,6 +112,11 @@ impl Reconciler {
         let GivenOut { sources, lanes } = executor.given_out().context("cannot read the pinned maps")?;
         world.apply(Observation::Restored { sources, lanes }, now);
         world.restore_operator(word.suspended.clone(), word.bypassed.clone(), word.hold.clone());
+        let (jumps, noted) = (Jumps::watch(), Noted::open(&options.state));
+        if let Some(by) = noted.jump() {
+            let events = world.apply(Observation::ClockJumped { by }, now);
+            events.iter().for_each(|event| shared.happened(event));
+        }
         loaded.warnings.iter().for_each(|warning| warn!("{warning}"));
         Ok(Self {
             options: options.clone(),
@@ -127,6 +135,8 @@ impl Reconciler {
             unread: false,
             failing: BTreeMap::new(),
             word,
+            jumps,
+            noted,
         })
     }
 
@@ -166,7 +176,7 @@ impl Reconciler {
                 () = tokio::time::sleep(deadline) => {}
                 _ = full_pass.tick() => self.distrust(),
                 _ = guard_look.tick() => {
-                    if self.guarded() {
+                    if self.guarded() && !self.jumps.is_due() {
                         continue;
                     }
                 }
@@ -255,7 +265,8 @@ impl Reconciler {
     /// Carries a command out, and lets it be answered when it has taken effect and is kept. Nobody waits for the disk
     /// here.
     async fn obey(&mut self, command: Command, answer: oneshot::Sender<Result<String, OperatorError>>) {
-        let events = match self.world.command(command, Timestamp::now()) {
+        let now = self.now();
+        let events = match self.world.command(command, now) {
             Ok(events) => events,
             Err(error) => {
                 let _caller_gone = answer.send(Err(error));
@@ -320,7 +331,8 @@ impl Reconciler {
             warn!("{error}");
         }
         self.shared.store.retain(loaded.config.retention);
-        let events = self.world.apply(Observation::Config(Box::new(loaded.config)), Timestamp::now());
+        let now = self.now();
+        let events = self.world.apply(Observation::Config(Box::new(loaded.config)), now);
         self.tell(&events);
         let file = path.map(|path| path.display().to_string()).unwrap_or_default();
         Ok(ReloadReport { file, changed, warnings })
@@ -348,7 +360,19 @@ impl Reconciler {
         }
         debug!(acted, left = self.pending.len(), "reconciled");
         drop(self.keep_word());
+        self.noted.keep();
         self.publish();
+    }
+
+    /// The time by which the world goes on. A jump of the clock is taken in first: else what was said for an hour would
+    /// end at once, or last for a day.
+    fn now(&mut self) -> Timestamp {
+        let now = Timestamp::now();
+        if let Some(by) = self.jumps.look() {
+            let events = self.world.apply(Observation::ClockJumped { by }, now);
+            self.tell(&events);
+        }
+        now
     }
 
     /// All of ours stands: what another version left is of no more use.
@@ -369,7 +393,7 @@ impl Reconciler {
         if std::mem::take(&mut self.unread) {
             self.compare(&look);
         }
-        let now = Timestamp::now();
+        let now = self.now();
         let events = self.world.apply(Observation::Host(look.host.clone()), now);
         self.tell(&events);
         let decision = decide::desired(&self.world, now);

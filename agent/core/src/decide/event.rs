@@ -3,7 +3,7 @@
 use std::fmt;
 use std::net::IpAddr;
 
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use serde::{Deserialize, Serialize};
 
 use super::Reason;
@@ -155,6 +155,11 @@ pub enum EventKind {
         /// Where it is now, and what was lost with it.
         what: String,
     },
+    /// The host's clock was set while mailsteer ran, or since it ran last.
+    ClockJumped {
+        /// By how much: ahead, or back where it is negative.
+        by: SignedDuration,
+    },
     /// A new config was refused; the old one stays.
     ConfigRefused {
         /// How many errors it has.
@@ -185,6 +190,7 @@ impl EventKind {
             Self::StateFailed { .. } => "state-failed",
             Self::StateRecovered => "state-recovered",
             Self::StateDamaged { .. } => "state-damaged",
+            Self::ClockJumped { .. } => "clock-jumped",
             Self::ConfigRefused { .. } => "config-refused",
         }
     }
@@ -208,6 +214,7 @@ impl EventKind {
             Self::Disturbed { .. } => "host",
             Self::ActionFailed { .. } => "agent",
             Self::StateFailed { .. } | Self::StateRecovered | Self::StateDamaged { .. } => "state",
+            Self::ClockJumped { .. } => "clock",
         }
     }
 }
@@ -257,6 +264,15 @@ impl fmt::Display for EventKind {
             Self::StateFailed { why } => f.write_str(why),
             Self::StateRecovered => f.write_str("state is written to the disk again"),
             Self::StateDamaged { what } => f.write_str(what),
+            Self::ClockJumped { by } => write!(
+                f,
+                "the clock was set {} by {:#}: what was said for a time still lasts as long; earlier times are by the \
+                 old clock",
+                if by.is_negative() { "back" } else { "ahead" },
+                SignedDuration::from_secs(
+                    by.abs().saturating_add(SignedDuration::from_millis(500)).as_secs()
+                ),
+            ),
             Self::ActionFailed { action, error } => write!(f, "{action} failed and is tried again: {error}"),
             Self::ConfigRefused { errors } => {
                 write!(f, "the new config has {errors} errors and was refused; the old one stays")

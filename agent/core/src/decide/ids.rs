@@ -8,8 +8,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 
+use super::world::moved;
 use crate::model::{LaneId, SourceId, UplinkId};
 
 /// Highest source id; those above are refusals (`mailsteer_ebpf::FIRST_REFUSAL`).
@@ -66,6 +67,12 @@ impl Ids {
         }
         lanes.iter().for_each(|lane| number(&mut self.lanes, lane, lanes, u8::MAX));
         uplinks.iter().for_each(|uplink| number(&mut self.uplinks, uplink, uplinks, MAX_UPLINK));
+    }
+
+    /// Retired sources stay as long as they would have by the clock before it was set.
+    pub(super) fn follow_clock(&mut self, by: SignedDuration) {
+        let retired = self.sources.values_mut().filter_map(|entry| entry.retired.as_mut());
+        retired.for_each(|at| *at = moved(*at, by));
     }
 
     fn source_for(&mut self, address: IpAddr) {

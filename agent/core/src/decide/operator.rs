@@ -5,11 +5,12 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
 use super::EventKind;
+use super::world::moved;
 
 /// A source set aside by the operator, known by its public address.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
@@ -142,8 +143,38 @@ pub(super) struct Operator {
 }
 
 impl Operator {
+    /// What was said for a time lasts as long as it would have by the clock before it was set.
+    pub(super) fn follow_clock(&mut self, by: SignedDuration) {
+        for (since, until) in self.times() {
+            *since = moved(*since, by);
+            if let Some(until) = until {
+                *until = moved(*until, by);
+            }
+        }
+    }
+
+    /// What was said later than now was said by a clock that was set back meanwhile: it begins now, so that a limited
+    /// time stays limited.
+    fn nothing_of_the_future(&mut self, now: Timestamp) {
+        for (since, until) in self.times().into_iter().filter(|(since, _)| **since > now) {
+            let ahead = now.duration_since(*since);
+            if let Some(until) = until {
+                *until = moved(*until, ahead);
+            }
+            *since = now;
+        }
+    }
+
+    fn times(&mut self) -> Vec<(&mut Timestamp, Option<&mut Timestamp>)> {
+        let suspended = self.suspended.values_mut().map(|one| (&mut one.since, one.until.as_mut()));
+        let bypassed = self.bypassed.values_mut().map(|one| (&mut one.since, Some(&mut one.until)));
+        let hold = self.hold.as_mut().map(|one| (&mut one.since, one.until.as_mut()));
+        suspended.chain(bypassed).chain(hold).collect()
+    }
+
     /// Drops what has expired and says so.
     pub(super) fn expire(&mut self, now: Timestamp, names: &BTreeMap<IpAddr, String>) -> Vec<EventKind> {
+        self.nothing_of_the_future(now);
         let mut events = Vec::new();
         self.suspended.retain(|address, suspension| {
             let stays = suspension.until.is_none_or(|until| until > now);
@@ -172,5 +203,28 @@ impl Operator {
         let suspensions = self.suspended.values().filter_map(|suspension| suspension.until);
         let hold = self.hold.as_ref().and_then(|hold| hold.until);
         suspensions.chain(self.bypassed.values().map(|bypass| bypass.until)).chain(hold).min()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn at(time: &str) -> Timestamp {
+        format!("2026-01-05T{time}Z").parse().unwrap()
+    }
+
+    /// Said before a reboot, and the host wakes up with a clock that is hours behind.
+    #[test]
+    fn what_was_said_in_the_future_lasts_no_longer_than_it_was_meant_to() {
+        let bypass = Bypass { reason: String::new(), since: at("10:00:00"), until: at("10:30:00") };
+        let mut operator =
+            Operator { bypassed: BTreeMap::from([("mail".into(), bypass)]), ..Operator::default() };
+        assert!(operator.expire(at("04:00:00"), &BTreeMap::new()).is_empty());
+        assert_eq!(operator.next_deadline(), Some(at("04:30:00")));
+        // Then the right time is told, ten minutes later.
+        operator.follow_clock(SignedDuration::from_hours(6));
+        assert!(operator.expire(at("10:10:00"), &BTreeMap::new()).is_empty());
+        assert_eq!(operator.expire(at("10:30:00"), &BTreeMap::new()).len(), 1);
     }
 }

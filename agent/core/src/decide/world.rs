@@ -36,6 +36,11 @@ pub enum Observation {
         /// Lane ids.
         lanes: BTreeMap<LaneId, (String, String)>,
     },
+    /// The clock was set while time went on: ahead by this, or back where it is negative.
+    ClockJumped {
+        /// By how much.
+        by: SignedDuration,
+    },
     /// Time has passed.
     Tick,
 }
@@ -73,6 +78,9 @@ impl World {
 
     /// Takes an observation in and says what it changed.
     pub fn apply(&mut self, observation: Observation, now: Timestamp) -> Vec<Event> {
+        if let Observation::ClockJumped { by } = observation {
+            self.follow_clock(by);
+        }
         let mut kinds = self.operator.expire(now, &self.names());
         match observation {
             Observation::Host(host) => self.host = Some(host),
@@ -90,10 +98,18 @@ impl World {
                 });
             }
             Observation::Restored { sources, lanes } => self.ids.restore(&sources, &lanes, now),
+            Observation::ClockJumped { by } => kinds.push(EventKind::ClockJumped { by }),
             Observation::Tick => {}
         }
         self.settle(now, &mut kinds);
         stamped(kinds, now)
+    }
+
+    /// Every time that is waited for lies as far ahead by the new clock as it did by the old one.
+    fn follow_clock(&mut self, by: SignedDuration) {
+        self.operator.follow_clock(by);
+        self.ids.follow_clock(by);
+        self.awaited.values_mut().for_each(|since| *since = moved(*since, by));
     }
 
     /// Carries out what the operator said, or says why not.
@@ -326,6 +342,11 @@ fn standing_event(
             Some(EventKind::SourceIneligible { source: name, address, reason: reason.clone() })
         }
     }
+}
+
+/// A time by a clock that was set.
+pub(super) fn moved(time: Timestamp, by: SignedDuration) -> Timestamp {
+    time.checked_add(by).unwrap_or(time)
 }
 
 fn stamped(kinds: Vec<EventKind>, now: Timestamp) -> Vec<Event> {
