@@ -287,9 +287,17 @@ impl Agent {
     /// # Errors
     /// As [`Agent::start`].
     pub fn restart(&mut self) -> Result<()> {
-        self.kill()?;
-        self.spawn(self.config().exists())?;
+        self.relaunch()?;
         self.wait_ready()
+    }
+
+    /// Kills it if it runs, starts it again, and waits only until it answers, whatever it says.
+    ///
+    /// # Errors
+    /// As [`Agent::launch`].
+    pub fn relaunch(&mut self) -> Result<()> {
+        self.kill()?;
+        self.spawn(self.config().exists())
     }
 
     /// Writes another config and lets the agent load it.

@@ -62,13 +62,50 @@ struct Host {
 
 impl Host {
     fn new(more: &str, main: &[&str]) -> Self {
+        Self::with(more, main, |lab, config| Agent::start(lab, config).unwrap())
+    }
+
+    /// As it went down: mail is queued, and neither Postfix nor anything of mailsteer's runs or stands.
+    fn down(more: &str) -> Self {
+        let agent = |lab: &Lab, config: &str| Agent::prepare(lab, Some(config)).unwrap();
+        // What is held without an agent waits for Postfix's own patience: 30 s unless told otherwise.
+        let main = ["defer_transports = smtp marketing", "smtp_connect_timeout = 6s"];
+        let host = Self::with(more, &main, agent);
+        host.postfix.submit(QUEUED, |n| format!("user{n}@{}", DOMAINS[n % DOMAINS.len()])).unwrap();
+        poll::until_true(Duration::from_secs(20), "queued mail", || {
+            host.postfix.queue().unwrap().len() == QUEUED
+        })
+        .unwrap();
+        host.postfix.tool(&["postfix", "stop"]).unwrap();
+        host.postfix.tool(&["postconf", "-e", "defer_transports ="]).unwrap();
+        assert_eq!(host.receiver.count(), 0);
+        host
+    }
+
+    /// Guard and rules, then Postfix, which tries all that it has.
+    fn boot_with_postfix(&self) {
+        let said = self.agent.boot().unwrap();
+        assert!(said.status.success(), "{said:?}");
+        self.postfix.tool(&["postfix", "start"]).unwrap();
+        self.postfix.flush().unwrap();
+    }
+
+    /// Whatever was deferred while it was held is tried again at once; an administrator would wait.
+    fn assert_all_sent(&self, messages: usize) {
+        self.postfix.flush().unwrap();
+        self.postfix.wait_sent(messages, Duration::from_secs(40)).unwrap();
+        assert_eq!(self.postfix.queue().unwrap(), Vec::<String>::new());
+        self.assert_delivered(messages);
+    }
+
+    fn with(more: &str, main: &[&str], agent: impl FnOnce(&Lab, &str) -> Agent) -> Self {
         let lab = Lab::new(Options { uplinks: 1, ..Options::default() }).unwrap();
         let receiver = Receiver::start(&lab.world, 25).unwrap();
         let records = DOMAINS
             .iter()
             .try_fold(Records::default(), |records, domain| records.domain(domain, &[receiver_of(domain)]));
         let dns = Dns::start(&lab.world, &records.unwrap()).unwrap();
-        let agent = Agent::start(&lab, &config(more)).unwrap();
+        let agent = agent(&lab, &config(more));
         let marketing = |domain: &str| (domain.to_owned(), "marketing".to_owned());
         let settings = Settings {
             main: main.iter().map(|&line| line.to_owned()).collect(),
@@ -239,4 +276,73 @@ fn assert_refused(host: &Host) {
     let to: BTreeSet<_> = rows.iter().filter_map(|row| row["destination"].as_str()).collect();
     assert_eq!(to, BTreeSet::from(["203.0.113.2", "2001:db8:ffff::2"]));
     assert!(rows.iter().all(|row| row["stream"] == "marketing" && row["real_address"].is_null()), "{rows:?}");
+}
+
+/// Messages that a host had when it went down.
+const QUEUED: usize = 40;
+
+/// The oneshot, then Postfix with queued mail, then the agent. IPv6 addresses are tentative when the oneshot ends: what
+/// they would carry is held until the agent runs.
+#[test]
+fn at_a_boot_queued_mail_is_steered_before_the_agent_runs() {
+    let mut host = Host::down("");
+    let capture = Capture::start(&host.lab.world, &["wa"], 25).unwrap();
+    host.boot_with_postfix();
+    host.postfix.wait_sent(QUEUED / 2, Duration::from_secs(40)).unwrap();
+    host.agent.restart().unwrap();
+    host.assert_all_sent(QUEUED);
+    let counted = |name: &str| {
+        let status = host.agent.json(&["status"]).unwrap();
+        status["totals"][name].as_u64().unwrap()
+    };
+    let received = host.receiver.count() as u64;
+    poll::until_true(Duration::from_secs(10), "what left before the agent ran to be counted", || {
+        counted("established") == received
+    })
+    .unwrap();
+    assert_eq!(counted("wrong"), 0);
+    host.assert_wire(capture);
+    host.close();
+}
+
+/// Addresses that others put on the host, and have not yet: held, by the oneshot and by the agent, and then steered.
+#[test]
+fn at_a_boot_mail_waits_for_addresses_that_are_not_there_yet() {
+    let mut host = Host::down("[host]\naddresses = \"adopt\"");
+    let capture = Capture::start(&host.lab.world, &["wa"], 25).unwrap();
+    host.boot_with_postfix();
+    let tried = wait_deferred_since_boot(&host, QUEUED);
+    let refused = |said: &&String| said.contains("refused") || said.contains("No route to host");
+    assert_eq!(tried.iter().filter(refused).collect::<Vec<_>>(), Vec::<&String>::new(), "held, not refused");
+    assert_eq!(host.receiver.count(), 0, "no agent runs, and no address is there");
+    host.agent.relaunch().unwrap();
+    host.postfix.flush().unwrap();
+    wait_deferred_since_boot(&host, 2 * QUEUED);
+    assert_eq!(host.receiver.count(), 0, "no address is there");
+    let uplink = &uplinks()[0];
+    for n in 0..4 {
+        let (v4, v6) = (uplink.source4(n), uplink.source6(n));
+        let add =
+            format!("ip address add {v4}/32 dev upa; ip address add {v6}/128 dev upa nodad preferred_lft 0");
+        host.lab.mail.sh(&add).unwrap();
+    }
+    let serving = || {
+        let rows = host.agent.json(&["sources"]).unwrap();
+        rows.as_array().unwrap().iter().all(|row| row["state"] == "healthy")
+    };
+    poll::until_true(Duration::from_secs(10), "every source to serve", serving).unwrap();
+    host.assert_all_sent(QUEUED);
+    host.assert_wire(capture);
+    host.close();
+}
+
+/// Waits until this many attempts failed, of those that were made at all: not those that Postfix was told to defer; and
+/// returns what the log says of each.
+fn wait_deferred_since_boot(host: &Host, count: usize) -> Vec<String> {
+    poll::until(Duration::from_secs(60), &format!("{count} attempts that failed"), || {
+        let all = host.postfix.deliveries()?.into_iter().filter(|d| d.status == "deferred");
+        let failed: Vec<String> = all.map(|d| d.said).filter(|s| !s.contains("deferred transport")).collect();
+        Ok((failed.len() >= count).then_some(failed))
+    })
+    .unwrap_or_else(|e| panic!("{e}: {}", host.postfix.log().unwrap()))
 }

@@ -71,13 +71,24 @@ fn every_capability_is_explained_and_no_other() {
 fn guard_and_rules_come_before_every_mta_and_after_who_flushes() {
     let unit = Unit::read("mailsteer-boot.service").unwrap();
     let (before, after) = (unit.words("Before"), unit.words("After"));
-    for mta in ["postfix.service", "exim4.service", "opensmtpd.service", "sendmail.service", "network.target"]
-    {
-        assert!(before.contains(mta), "{mta}");
+    let mtas = [
+        "postfix.service",
+        "postfix@-.service",
+        "exim4.service",
+        "opensmtpd.service",
+        "sendmail.service",
+        "network.target",
+    ];
+    // An MTA in a container starts with what runs containers.
+    for sends in mtas.into_iter().chain(["docker.service", "containerd.service", "podman.service"]) {
+        assert!(before.contains(sends), "{sends}");
     }
+    let agent = Unit::read("mailsteer.service").unwrap();
+    let agent = agent.words("After");
     for flushes in ["nftables.service", "firewalld.service"] {
-        assert!(after.contains(flushes), "{flushes}");
+        assert!(after.contains(flushes) && agent.contains(flushes), "{flushes}");
     }
+    assert!(agent.contains("mailsteer-boot.service"));
     // There would be a cycle by way of cloud-init, and systemd breaks one by leaving a unit out.
     assert!(!after.contains("sysinit.target") && unit.words("DefaultDependencies").contains("no"));
 }
