@@ -223,9 +223,16 @@ impl Agent {
     /// Runs a second agent with the same files to its end.
     ///
     /// # Errors
-    /// When it cannot be started; how it ended is in the output.
+    /// When it cannot be started, or goes on; how it ended is in the output.
     pub fn second(&self) -> Result<Output> {
-        Ok(self.command("agent", true)?.output()?)
+        let mut child = self.command("agent", true)?.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn()?;
+        let ended = poll::until(READY, "the second agent to end", || Ok(child.try_wait()?));
+        if ended.is_err() {
+            child.kill()?;
+        }
+        let output = child.wait_with_output()?;
+        ended.with_context(|| String::from_utf8_lossy(&output.stderr).into_owned())?;
+        Ok(output)
     }
 
     /// SIGTERM, as an init system stops it; waits for its end and says how it ended.

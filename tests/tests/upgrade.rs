@@ -19,7 +19,7 @@ use mailsteer_tests::earlier::{self, Earlier, that_cannot_start};
 use mailsteer_tests::host_state::HostState;
 use mailsteer_tests::ordeal::{Ordeal, Phase, Steering, config};
 use mailsteer_tests::poll;
-use mailsteer_tests::topology::uplinks;
+use mailsteer_tests::topology::{Options, uplinks};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use rusqlite::Connection;
