@@ -33,13 +33,16 @@ struct SourceEntry {
 }
 
 impl Ids {
-    /// Takes over what an earlier agent gave out, as the pinned maps tell it. What is known already wins.
+    /// Takes over what an earlier agent gave out, as the pinned maps tell it: living connections bear it,
+    /// and nobody bears what this one gave out before it looked. To be followed by `assign`.
     pub fn restore(
         &mut self,
         sources: &BTreeMap<SourceId, IpAddr>,
         lanes: &BTreeMap<LaneId, (String, String)>,
         now: Timestamp,
     ) {
+        self.sources.clear();
+        self.lanes.clear();
         for (&id, &address) in sources {
             self.sources.entry(address).or_insert(SourceEntry { id, retired: Some(now) });
         }
@@ -179,5 +182,23 @@ mod tests {
         assert_eq!(ids.source(address(1)), Some(SourceId(9)));
         assert_eq!(ids.lane("bulk", "other"), Some(LaneId(7)));
         assert_eq!(ids.lane("news", "other"), Some(LaneId(1)));
+    }
+
+    #[test]
+    fn what_living_connections_bear_wins_over_what_was_given_out_before_the_look() {
+        let mut ids = Ids::default();
+        let wanted = ["bulk", "news"].map(|name| (name.to_owned(), "other".to_owned()));
+        let config = BTreeSet::from([address(1), address(2)]);
+        ids.assign(&config, &wanted, &[], at(0));
+        assert_eq!((ids.source(address(2)), ids.lane("news", "other")), (Some(SourceId(2)), Some(LaneId(2))));
+        // The first source and the first stream are new since the earlier agent.
+        let lanes = BTreeMap::from([(LaneId(1), wanted[1].clone())]);
+        ids.restore(&BTreeMap::from([(SourceId(1), address(2))]), &lanes, at(0));
+        ids.assign(&config, &wanted, &[], at(0));
+        assert_eq!((ids.source(address(2)), ids.source(address(1))), (Some(SourceId(1)), Some(SourceId(2))));
+        assert_eq!(
+            (ids.lane("news", "other"), ids.lane("bulk", "other")),
+            (Some(LaneId(1)), Some(LaneId(2)))
+        );
     }
 }
