@@ -89,7 +89,7 @@ async fn serve(options: Options) -> Result<()> {
     let (signals, manager) = (Signals::watch()?, Manager::find());
     let passed = systemd::passed_socket()?;
     let config = config::load(options.config.as_deref()).await?;
-    let paths = bpf_paths(&options)?;
+    let paths = bpf_paths(&options);
     let _alone = only_agent(&options)?;
     let (stop, tasks) = (CancellationToken::new(), TaskTracker::new());
     // First of all: a newer version's state ends the start before anything is changed.
@@ -107,8 +107,9 @@ async fn serve(options: Options) -> Result<()> {
         Reconciler::open(&options, paths.clone(), config, kept.word, Arc::clone(&shared), ours, outside)?;
     reconciler.reconcile_first().await;
 
-    let gatherer = Arc::new(Gatherer::open(&paths, kept.checkpoint)?);
-    connections::spawn(&tasks, &stop, &paths, Arc::clone(&shared), Arc::clone(&gatherer))?;
+    let ebpf = reconciler.no_guard().is_none();
+    let gatherer = Arc::new(Gatherer::open(&paths, ebpf, kept.checkpoint)?);
+    connections::spawn(&tasks, &stop, &paths, ebpf, Arc::clone(&shared), Arc::clone(&gatherer))?;
     let control = Arc::new(control::Handle::new(triggers, Arc::clone(&shared), Arc::clone(&gatherer)));
     let socket = api::Socket::open(passed.map_or(api::Listen::At(options.socket), api::Listen::Passed))?;
     let server = tasks.spawn(api::serve(socket, control, door, stop.clone()));
@@ -117,7 +118,11 @@ async fn serve(options: Options) -> Result<()> {
     info!(
         torn_down,
         "stopping: {}",
-        if torn_down { "nothing of ours is left" } else { "table and guard stay" }
+        match (torn_down, ebpf) {
+            (true, _) => "nothing of ours is left",
+            (false, true) => "table and guard stay",
+            (false, false) => "the table stays, and nobody owns it: a flush takes it",
+        }
     );
     stop.cancel();
     tasks.close();
@@ -157,7 +162,7 @@ pub fn boot(options: &Options) -> Result<()> {
             }
         };
         let (outside, _door) = outside(&loaded.config, Manager::find());
-        let paths = bpf_paths(options)?;
+        let paths = bpf_paths(options);
         let (store, kept) = Store::open_at_boot(&options.state, loaded.config.retention);
         let shared = Arc::new(shared::Shared::new(options.clone(), store, kept.events));
         shared.look_at_state();
@@ -177,7 +182,7 @@ pub fn boot(options: &Options) -> Result<()> {
 /// Where an agent runs after all, or privileges are missing.
 pub fn teardown(options: &Options) -> Result<TeardownReport> {
     let _alone = only_agent(options)?;
-    let paths = bpf_paths(options)?;
+    let paths = bpf_paths(options);
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let act::Teardown { removed, left } = runtime.block_on(act::teardown(&paths, &options.state))?;
     Ok(TeardownReport { removed, left })
@@ -218,16 +223,17 @@ async fn serve_metrics(
 }
 
 /// Where the eBPF programs are pinned and attached.
-fn bpf_paths(options: &Options) -> Result<BpfPaths> {
-    let cgroup = options.cgroup.clone().map_or_else(cgroup_root, Ok)?;
-    Ok(BpfPaths { bpffs: options.bpffs.clone(), cgroup })
+fn bpf_paths(options: &Options) -> BpfPaths {
+    let cgroup = options.cgroup.clone().or_else(cgroup_root);
+    // Where there is none, loading the programs says so.
+    let cgroup = cgroup.unwrap_or_else(|| PathBuf::from("/sys/fs/cgroup"));
+    BpfPaths { bpffs: options.bpffs.clone(), cgroup }
 }
 
 /// The root of the cgroup2 hierarchy: not always at /sys/fs/cgroup (hybrid hosts).
-fn cgroup_root() -> Result<PathBuf> {
-    let mounts = std::fs::read_to_string("/proc/mounts").context("cannot read /proc/mounts")?;
+fn cgroup_root() -> Option<PathBuf> {
+    let mounts = std::fs::read_to_string("/proc/mounts").ok()?;
     let fields = mounts.lines().map(|line| line.split(' ').collect::<Vec<_>>());
     let mut cgroups = fields.filter(|fields| fields.get(2) == Some(&"cgroup2"));
-    let root = cgroups.find_map(|fields| fields.get(1).map(PathBuf::from));
-    root.context("no cgroup2 hierarchy is mounted: mount one, or name it with --cgroup")
+    cgroups.find_map(|fields| fields.get(1).map(PathBuf::from))
 }

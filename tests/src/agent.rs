@@ -74,13 +74,17 @@ impl Agent {
         self.confinement = Some(confinement);
     }
 
-    /// Its files, and nothing that runs yet.
+    /// Its files, and nothing that runs yet. In a container of unprivileged hosting it will run as its root.
     ///
     /// # Errors
     /// When they cannot be written.
     pub fn prepare(lab: &Lab, config: Option<&str>) -> Result<Self> {
         let dir = lab.dir().join("agent");
-        fs::create_dir_all(dir.join("state"))?;
+        let root = lab.mail.uid(0);
+        for made in [&dir, &dir.join("state")] {
+            fs::create_dir_all(made)?;
+            std::os::unix::fs::chown(made, Some(root), Some(root))?;
+        }
         if let Some(config) = config {
             fs::write(dir.join("mailsteer.toml"), config)?;
         }
@@ -166,13 +170,15 @@ impl Agent {
             .arg(self.dir.join("state"))
             .stdin(Stdio::null());
         Cgroup::enter(&self.cgroup, &mut command)?;
+        self.ns.as_its_root(&mut command);
         Ok(command)
     }
 
     /// Those of the unit that runs this verb, unless others were given. Everything that is written belongs to their
     /// user from now on.
     fn limits(&self, verb: &str) -> Result<Option<Confinement>> {
-        if std::env::var_os(UNCONFINED).is_some() {
+        // Nor are they a container's, whose root runs the agent with all that hosting lets it have.
+        if std::env::var_os(UNCONFINED).is_some() || self.ns.is_unprivileged() {
             return Ok(None);
         }
         let limits = match &self.confinement {
@@ -330,6 +336,7 @@ impl Agent {
     /// When it cannot be started; how it ended is in the output.
     pub fn cli(&self, args: &[&str]) -> Result<Output> {
         let mut command = self.ns.command(binary()?);
+        self.ns.as_its_root(&mut command);
         Ok(command.args(args).arg("--socket").arg(self.socket()).stdin(Stdio::null()).output()?)
     }
 
@@ -341,6 +348,7 @@ impl Agent {
         let mut command = self.ns.command(binary()?);
         command.args(["teardown", "--yes", "--socket"]).arg(self.socket());
         command.arg("--bpffs").arg(&self.bpffs).arg("--state").arg(self.dir.join("state"));
+        self.ns.as_its_root(&mut command);
         exec::output(&mut command).map(drop)
     }
 

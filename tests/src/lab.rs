@@ -47,7 +47,7 @@ impl Lab {
         fs::create_dir(&dir).with_context(|| format!("cannot make {}", dir.display()))?;
         // From here on Drop cleans up, whatever fails.
         let lab = Self {
-            mail: NetNs::new("mail")?,
+            mail: if options.unprivileged { NetNs::unprivileged("mail")? } else { NetNs::new("mail")? },
             world: NetNs::new("world")?,
             containers: (0..options.containers)
                 .map(|n| NetNs::new(&format!("container{n}")))

@@ -1,4 +1,5 @@
-//! A network namespace held by an open file: no name under /run/netns, so it ends with the process that made it.
+//! A network namespace held by an open file: no name under /run/netns, so it ends with the process that made it. It may
+//! belong to a user namespace of its own, whose root is nobody outside, as in a container of unprivileged hosting.
 //!
 //! Owns: entering it, on a thread or in a child. Must not: change any other namespace. Only the network is
 //! entered: `ip netns exec` would also mount a new /sys, which hides the cgroup and bpf file systems.
@@ -7,12 +8,14 @@ use std::fs::File;
 use std::os::fd::AsRawFd as _;
 use std::os::unix::fs::MetadataExt as _;
 use std::os::unix::process::CommandExt as _;
-use std::process::Command;
+use std::path::PathBuf;
+use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::thread;
 
 use anyhow::{Context, Result, anyhow};
 use nix::sched::{CloneFlags, setns, unshare};
+use nix::unistd::{Gid, Uid, setgid, setgroups, setuid};
 
 use crate::exec;
 
@@ -22,7 +25,12 @@ pub struct NetNs {
     name: String,
     file: Arc<File>,
     inode: u64,
+    /// The user namespace that owns it, where that is not the machine's.
+    owner: Option<Arc<File>>,
 }
+
+/// The machine's number of the user that an own user namespace calls root; the others follow it, as LXC has them.
+pub const OUTSIDE: u32 = 100_000;
 
 impl NetNs {
     /// Makes one, with `lo` up. The name serves messages only.
@@ -40,9 +48,70 @@ impl NetNs {
                 .map_err(|_| anyhow!("the thread that makes namespace {name} panicked"))?
         })?;
         let inode = file.metadata()?.ino();
-        let ns = Self { name: name.to_owned(), file: Arc::new(file), inode };
+        let ns = Self { name: name.to_owned(), file: Arc::new(file), inode, owner: None };
         ns.sh("ip link set lo up")?;
         Ok(ns)
+    }
+
+    /// Makes one that a user namespace of its own owns: whoever is root in there has every right over this network, and
+    /// none over the machine.
+    ///
+    /// # Errors
+    /// Where the machine has no user namespaces, or without the right to (root).
+    pub fn unprivileged(name: &str) -> Result<Self> {
+        let mut command = Command::new("cat");
+        command.stdin(Stdio::piped()).stdout(Stdio::null());
+        // SAFETY: between fork and exec the closure makes one system call and allocates nothing.
+        unsafe {
+            command.pre_exec(|| {
+                let own = CloneFlags::CLONE_NEWUSER | CloneFlags::CLONE_NEWNET;
+                unshare(own).map_err(std::io::Error::from)
+            });
+        }
+        // It waits for the end of its input, and with that holds both namespaces until they are opened here.
+        let mut holder = command.spawn().context("a user namespace (sysctl user.max_user_namespaces)")?;
+        let proc = PathBuf::from(format!("/proc/{}", holder.id()));
+        let opened = || -> Result<(File, File)> {
+            for map in ["uid_map", "gid_map"] {
+                std::fs::write(proc.join(map), format!("0 {OUTSIDE} 65536"))?;
+            }
+            Ok((File::open(proc.join("ns/net"))?, File::open(proc.join("ns/user"))?))
+        };
+        let opened = opened();
+        drop(holder.stdin.take());
+        holder.wait()?;
+        let (file, owner) = opened.context("a user namespace of its own")?;
+        let inode = file.metadata()?.ino();
+        let ns = Self { name: name.to_owned(), file: Arc::new(file), inode, owner: Some(Arc::new(owner)) };
+        ns.sh("ip link set lo up")?;
+        Ok(ns)
+    }
+
+    /// Whether its root is nobody outside.
+    #[must_use]
+    pub const fn is_unprivileged(&self) -> bool {
+        self.owner.is_some()
+    }
+
+    /// The machine's number of a user of this namespace.
+    #[must_use]
+    pub const fn uid(&self, inside: u32) -> u32 {
+        if self.owner.is_some() { OUTSIDE + inside } else { inside }
+    }
+
+    /// Lets a command of this namespace run as its root: as nobody else than before where the machine owns it. To be
+    /// called when everything else that the command does before its start has been said.
+    pub fn as_its_root(&self, command: &mut Command) {
+        let Some(owner) = self.owner.clone() else { return };
+        // SAFETY: between fork and exec the closure makes system calls only and allocates nothing.
+        unsafe {
+            command.pre_exec(move || {
+                setns(&*owner, CloneFlags::CLONE_NEWUSER)?;
+                setgroups(&[])?;
+                setgid(Gid::from_raw(0))?;
+                Ok(setuid(Uid::from_raw(0))?)
+            });
+        }
     }
 
     /// The name that messages use.

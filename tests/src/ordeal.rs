@@ -316,7 +316,8 @@ pool = "main"
 }
 
 fn steered(lab: &Lab) -> Result<Load> {
-    Ok(Load { uid: UID, gid: UID, cgroup: Some(lab.cgroup()?.to_owned()), ..Load::default() })
+    let uid = lab.mail.uid(UID);
+    Ok(Load { uid, gid: uid, cgroup: Some(lab.cgroup()?.to_owned()), ..Load::default() })
 }
 
 fn receivers() -> Vec<IpAddr> {

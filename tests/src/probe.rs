@@ -28,7 +28,12 @@ impl Asker {
     /// # Errors
     /// After the lab was closed.
     pub fn on_host(lab: &Lab, uid: u32) -> Result<Self> {
-        Ok(Self { ns: lab.mail.clone(), cgroup: Some(lab.cgroup()?.to_owned()), uid, bind: None })
+        Ok(Self {
+            ns: lab.mail.clone(),
+            cgroup: Some(lab.cgroup()?.to_owned()),
+            uid: lab.mail.uid(uid),
+            bind: None,
+        })
     }
 
     /// A process in a container.

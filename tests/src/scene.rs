@@ -87,8 +87,8 @@ impl Scene {
         Ok(Load {
             rate,
             count,
-            uid: MAIL,
-            gid: MAIL,
+            uid: self.lab.mail.uid(MAIL),
+            gid: self.lab.mail.uid(MAIL),
             to: (1..=10).flat_map(|n| [receiver4(n), receiver6(n.into())]).collect(),
             cgroup: Some(self.lab.cgroup()?.to_owned()),
             ..Load::default()

@@ -26,11 +26,21 @@ pub struct Options {
     pub plumbed: usize,
     /// Strict reverse path filter on the mail host's uplinks.
     pub strict_rp_filter: bool,
+    /// The mail host is a container of unprivileged hosting: its root is nobody outside, and may load no eBPF.
+    pub unprivileged: bool,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Self { uplinks: 2, tunnels: 0, ipv6: true, containers: 0, plumbed: 0, strict_rp_filter: false }
+        Self {
+            uplinks: 2,
+            tunnels: 0,
+            ipv6: true,
+            containers: 0,
+            plumbed: 0,
+            strict_rp_filter: false,
+            unprivileged: false,
+        }
     }
 }
 

@@ -39,10 +39,14 @@ struct Scene {
 
 impl Scene {
     fn new() -> Self {
+        Self::with(CONFIG)
+    }
+
+    fn with(config: &str) -> Self {
         let lab = Lab::new(Options { uplinks: 1, ..Options::default() }).unwrap();
         let receiver = Receiver::start(&lab.world, 25).unwrap();
         receiver.script(Whom::All, Behaviour::BannerClose);
-        let agent = Agent::start(&lab, CONFIG).unwrap();
+        let agent = Agent::start(&lab, config).unwrap();
         let capture = Capture::start(&lab.world, &["wa"], 25).unwrap();
         Self { lab, receiver, agent, capture }
     }
@@ -150,5 +154,23 @@ fn killed_and_started_again_it_goes_on_and_counts_on() {
         scene.agent.restart().unwrap();
     }
     let report = running.stop().unwrap();
+    scene.settle(&report);
+}
+
+/// The rules alone steer, and count by sets that this kernel has to know.
+#[test]
+fn without_ebpf_too_it_goes_on_and_counts_on() {
+    let without = format!("{CONFIG}[guard]\nebpf = \"off\"\n");
+    let mut scene = Scene::with(&without);
+    let running = scene.load(0).start(&scene.lab.mail).unwrap();
+    for weight in [1, 3] {
+        scene.wait_received(scene.receiver.count() + 50);
+        scene.agent.kill().unwrap();
+        scene.wait_received(scene.receiver.count() + 50);
+        scene.agent.restart().unwrap();
+        scene.agent.reload(&without.replace("\"main-5\" = 3", &format!("\"main-5\" = {weight}"))).unwrap();
+    }
+    let report = running.stop().unwrap();
+    assert_eq!(scene.agent.metric(METRICS, "mailsteer_locks", &[]).unwrap(), 1.0);
     scene.settle(&report);
 }

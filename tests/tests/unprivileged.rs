@@ -109,12 +109,13 @@ fn boot_puts_up_both_locks_and_the_agent_takes_over() {
     lab.close().unwrap();
 }
 
-/// What docs/capabilities.md says of each: taken away, it is missed, and the agent says where.
+/// What docs/capabilities.md says of each: taken away, it is missed, and the agent says where. Without a guard that is
+/// required nothing starts; where none is, `without_ebpf.rs` has what becomes of it.
 #[test]
 fn each_capability_is_needed() {
     let unit = Unit::read(AGENT).unwrap();
     let missed = [
-        ("CAP_NET_ADMIN", "watching rtnetlink: not permitted"),
+        ("CAP_NET_ADMIN", "nf_tables failed (it takes CAP_NET_ADMIN)"),
         ("CAP_BPF", "cannot load the eBPF object"),
         ("CAP_PERFMON", "the kernel refused the eBPF program"),
         ("CAP_NET_RAW", "announcing 192.0.2.11 on upa: not permitted"),
@@ -123,7 +124,8 @@ fn each_capability_is_needed() {
     assert_eq!(unit.words("AmbientCapabilities"), named);
     for (capability, said) in missed {
         let lab = lab();
-        let mut agent = Agent::prepare(&lab, Some(CONFIG)).unwrap();
+        let config = format!("{CONFIG}[guard]\nebpf = \"required\"\n");
+        let mut agent = Agent::prepare(&lab, Some(&config)).unwrap();
         agent.confine(limits(&lab, AGENT).without(capability));
         let started = agent.restart();
         // Without announcements everything else works: neighbours learn a new address when it first asks them.
@@ -133,4 +135,17 @@ fn each_capability_is_needed() {
         assert!(heard.contains(said), "{capability}: {heard}");
         lab.close().unwrap();
     }
+}
+
+/// Without eBPF there is still nothing to be done without the right to the network.
+#[test]
+fn without_the_right_to_the_network_nothing_starts() {
+    let lab = lab();
+    let mut agent = Agent::prepare(&lab, Some(CONFIG)).unwrap();
+    agent.confine(limits(&lab, AGENT).without("CAP_NET_ADMIN"));
+    assert!(agent.restart().is_err());
+    let heard = agent.log().unwrap();
+    assert!(heard.contains("nf_tables failed (it takes CAP_NET_ADMIN)"), "{heard}");
+    drop(agent);
+    lab.close().unwrap();
 }

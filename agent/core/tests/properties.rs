@@ -8,8 +8,8 @@ use std::net::IpAddr;
 use ipnet::IpNet;
 use jiff::Timestamp;
 use mailsteer_core::config::{
-    Balance, Config, ControlAccess, Ipv6, Mode, OnExhausted, OwnTable, Plumbing, Pool, PoolSource, Retention,
-    Stream, Tier, Uplink,
+    Balance, Config, ControlAccess, Ebpf, Ipv6, Mode, OnExhausted, OwnTable, Plumbing, Pool, PoolSource,
+    Retention, Stream, Tier, Uplink,
 };
 use mailsteer_core::decide::{Command, Observation, World, desired};
 use mailsteer_core::model::{Address, AddressState, Host, LaneMatch, Link, Route, SlotTarget, WantedKind};
@@ -103,6 +103,7 @@ fn config(shape: &Shape) -> Config {
         exclude: vec![network("10.0.0.0/8")],
         plumbing: if shape.plumb { Plumbing::Plumb } else { Plumbing::Adopt },
         own_table: OwnTable::Auto,
+        ebpf: Ebpf::Auto,
         metrics: None,
         control: ControlAccess::default(),
         retention: Retention::default(),
@@ -153,6 +154,10 @@ struct Lab {
 
 impl Lab {
     fn new(shape: &Shape) -> Self {
+        Self::with_guard(shape, true)
+    }
+
+    fn with_guard(shape: &Shape, guard: bool) -> Self {
         let link = |index: u32| Link {
             index,
             name: format!("eth{}", index - 2),
@@ -170,6 +175,9 @@ impl Lab {
         let routes = vec![default("0.0.0.0/0", "192.0.0.1", 2), default("::/0", "2001:db8:0::1", 2)];
         let host = Host { links: vec![lo, link(2), link(3)], addresses: Vec::new(), routes };
         let mut world = World::new(config(shape), at(0));
+        if !guard {
+            world.apply(Observation::NoGuard, at(0));
+        }
         world.apply(Observation::Host(host.clone()), at(0));
         Self { world, observed: Observed::default(), host, now: 0 }
     }
@@ -277,6 +285,8 @@ impl Lab {
             }
             let mut before = self.flaws();
             for action in actions {
+                let guards = action.is_the_guards();
+                prop_assert!(self.world.has_guard() || !guards, "{action} without a guard");
                 self.carry_out(&action);
                 let after = self.flaws();
                 let opened: Vec<&Flaw> = after.iter().filter(|flaw| !before.contains(flaw)).collect();
@@ -296,8 +306,9 @@ proptest! {
         shape in shape(),
         // Whether the agent gets to a pass before the next thing happens.
         happenings in prop::collection::vec((happening(), any::<bool>()), 1..12),
+        guard in any::<bool>(),
     ) {
-        let mut lab = Lab::new(&shape);
+        let mut lab = Lab::with_guard(&shape, guard);
         lab.settle()?;
         for (happening, settles) in &happenings {
             lab.happen(happening);

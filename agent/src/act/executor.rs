@@ -4,18 +4,19 @@
 //! table of a hundred thousand elements that nobody has touched. Must not: decide, or read what others did; the
 //! daemon tells it what was observed, by [`Executor::found`].
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::path::Path;
 
-use mailsteer_core::config::OwnTable;
-use mailsteer_core::model::{Family, GuardSource, LaneId, Slots, SourceId};
+use mailsteer_core::config::{Config, OwnTable};
+use mailsteer_core::model::{Family, LaneId, Slots, SourceId};
 use mailsteer_core::plan::{Action, GuardSpec, SlotChange, TableSpec};
 use thiserror::Error;
 
 use super::bpf::{BpfError, BpfPaths, Programs};
+use super::guard::{Guard, Told};
 use super::net::Net;
-use super::nft::{self, Table};
+use super::nft::{self, Numbers, Table};
 use super::sysctls::Sysctls;
 use crate::conntrack::{self, ConntrackError};
 use crate::netlink::{Connection, NetError};
@@ -58,15 +59,6 @@ pub struct Written {
     pub translations: BTreeMap<SourceId, IpAddr>,
 }
 
-/// The guard as it was last told and read back.
-#[derive(Clone, Debug, Default)]
-pub struct Told {
-    /// Sources.
-    pub sources: BTreeMap<SourceId, GuardSource>,
-    /// The rest; `None`: not told yet by this agent.
-    pub spec: Option<GuardSpec>,
-}
-
 /// What was taken away, and what could not be.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct Teardown {
@@ -82,47 +74,43 @@ pub struct Executor {
     /// Serves `net`'s requests for as long as it lives.
     _connection: Connection,
     table: Table,
-    programs: Programs,
+    guard: Guard,
     paths: BpfPaths,
     sysctls: Sysctls,
     written: Option<Written>,
-    told: Told,
     unhealed: bool,
 }
 
 impl Executor {
     /// Opens everything that is needed, and takes over what an earlier agent left. The guard's programs are loaded
-    /// and attached to the cgroup; nothing else changes.
+    /// and attached to the cgroup, where the config has them and the kernel takes them; nothing else changes.
     ///
     /// # Errors
     /// Where the kernel refuses, or nft is missing.
-    pub fn open(paths: BpfPaths, own_table: OwnTable, state: &Path, ours: Ours) -> Result<Self, ActError> {
-        let mut programs = Programs::open(&paths)?;
-        let told = Told { sources: programs.sources()?, spec: None };
-        let table = Table::open(own_table, ours)?;
+    pub fn open(paths: BpfPaths, config: &Config, state: &Path, ours: Ours) -> Result<Self, ActError> {
+        let guard = Guard::open(&paths, config.ebpf)?;
+        let table = Table::open(config.own_table, ours)?;
         let sysctls = Sysctls::open(state)?;
         let connection = Connection::open()?;
         let net = Net::new(connection.handle().clone());
-        Ok(Self {
-            net,
-            _connection: connection,
-            table,
-            programs,
-            paths,
-            sysctls,
-            written: None,
-            told,
-            unhealed: true,
-        })
+        Ok(Self { net, _connection: connection, table, guard, paths, sysctls, written: None, unhealed: true })
     }
 
-    /// Source and lane ids that an earlier agent gave out.
+    /// Why there is no eBPF guard; `None` where there is one.
+    #[must_use]
+    pub fn no_guard(&self) -> Option<&str> {
+        self.guard.missing()
+    }
+
+    /// Source and lane ids that an earlier agent gave out: the guard's maps have them, or the table where there is no
+    /// guard.
     ///
     /// # Errors
-    /// Where the pinned maps cannot be read.
-    pub fn given_out(&mut self) -> Result<GivenOut, ActError> {
-        let sources = self.told.sources.iter().map(|(&id, source)| (id, source.address)).collect();
-        Ok(GivenOut { sources, lanes: self.programs.guard()?.lanes })
+    /// Where the pinned maps or the table cannot be read.
+    pub fn given_out(&mut self) -> Result<Numbers, ActError> {
+        let Some(GuardSpec { lanes, .. }) = self.guard.found()? else { return Ok(self.table.numbers()?) };
+        let sources = self.told().sources.iter().map(|(&id, source)| (id, source.address)).collect();
+        Ok(Numbers { sources, lanes })
     }
 
     /// The table as it was last written; `None` where it has to be written anew.
@@ -158,7 +146,7 @@ impl Executor {
     /// What the guard was told.
     #[must_use]
     pub const fn told(&self) -> &Told {
-        &self.told
+        self.guard.told()
     }
 
     /// Reads what the guard was told, and forgets it where it was changed since.
@@ -166,11 +154,7 @@ impl Executor {
     /// # Errors
     /// Where the pinned maps cannot be read.
     pub fn distrust_guard(&mut self) -> Result<(), ActError> {
-        let found = self.programs.guard()?;
-        self.told.sources = self.programs.sources()?;
-        self.told.spec.take_if(|told| !still_says(&found, told));
-        self.programs.refresh_cgroups()?;
-        Ok(())
+        Ok(self.guard.distrust()?)
     }
 
     /// Takes away what another version of mailsteer left; says which versions.
@@ -178,19 +162,19 @@ impl Executor {
     /// # Errors
     /// Where something of it cannot be read or removed.
     pub fn retire_earlier(&mut self) -> Result<Vec<u32>, ActError> {
-        Ok(self.programs.retire_earlier()?)
+        Ok(self.guard.retire_earlier()?)
     }
 
     /// Interfaces at which the guard is attached.
     #[must_use]
     pub fn attached(&self) -> Vec<u32> {
-        self.programs.attached()
+        self.guard.attached()
     }
 
     /// Whether a stranger's program stands before the guard of an interface.
     #[must_use]
     pub fn guard_is_behind(&self, ifindex: u32) -> bool {
-        self.programs.guard_is_behind(ifindex)
+        self.guard.is_behind(ifindex)
     }
 
     /// Whether strangers are kept from the table.
@@ -222,13 +206,10 @@ impl Executor {
                 self.net.add_rule(rule).await?;
             }
             Action::RemoveRule(rule) => self.net.remove_rule(rule).await?,
-            Action::GuardSources { set, clear } => self.tell_sources(set, clear)?,
-            Action::Guard(spec) => {
-                self.programs.set_guard(spec)?;
-                self.told.spec = Some(spec.clone());
-            }
-            Action::Attach { ifindex } => self.programs.attach(*ifindex)?,
-            Action::Detach { ifindex } => self.programs.detach(*ifindex)?,
+            Action::GuardSources { set, clear } => self.guard.tell_sources(set, clear)?,
+            Action::Guard(spec) => self.guard.tell(spec)?,
+            Action::Attach { ifindex } => self.guard.attach(*ifindex)?,
+            Action::Detach { ifindex } => self.guard.detach(*ifindex)?,
             Action::Table { spec, slots, translations } => self.write(spec, slots, translations).await?,
             Action::Flip { add, slots, remove } => self.flip(add, slots, remove).await?,
             Action::Heal { ports, exclude, sources } => {
@@ -238,13 +219,6 @@ impl Executor {
             }
         }
         Ok(Carried::default())
-    }
-
-    fn tell_sources(&mut self, set: &[GuardSource], clear: &[SourceId]) -> Result<(), ActError> {
-        self.programs.set_sources(set, clear)?;
-        self.told.sources.retain(|id, _| !clear.contains(id));
-        self.told.sources.extend(set.iter().map(|source| (source.id, source.clone())));
-        Ok(())
     }
 
     async fn write(
@@ -310,16 +284,6 @@ async fn take_away(paths: &BpfPaths, table: &mut Table, net: &mut Net, sysctls: 
     done
 }
 
-/// Whether the guard still says what it was told; names of lanes that are gone may stand besides.
-fn still_says(found: &GuardSpec, told: &GuardSpec) -> bool {
-    let networks = |spec: &GuardSpec| spec.exclude.iter().copied().collect::<BTreeSet<_>>();
-    found.ports == told.ports
-        && found.armed == told.armed
-        && found.cgroups == told.cgroups
-        && networks(found) == networks(told)
-        && told.lanes.iter().all(|(id, names)| found.lanes.get(id) == Some(names))
-}
-
 impl Teardown {
     fn note(&mut self, what: &str, result: Result<(), ActError>) {
         match result {
@@ -327,13 +291,4 @@ impl Teardown {
             Err(error) => self.left.push(format!("{what}: {error}")),
         }
     }
-}
-
-/// Ids that an earlier agent gave out.
-#[derive(Clone, PartialEq, Eq, Debug, Default)]
-pub struct GivenOut {
-    /// Addresses of source ids.
-    pub sources: BTreeMap<SourceId, IpAddr>,
-    /// Streams and providers of lane ids.
-    pub lanes: BTreeMap<LaneId, (String, String)>,
 }

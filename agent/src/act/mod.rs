@@ -4,8 +4,10 @@
 
 pub mod bpf;
 mod executor;
+mod guard;
 pub mod net;
 pub mod nft;
 mod sysctls;
 
-pub use executor::{ActError, Carried, Executor, GivenOut, Teardown, Told, Written, teardown};
+pub use executor::{ActError, Carried, Executor, Teardown, Written, teardown};
+pub use guard::Told;

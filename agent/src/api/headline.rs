@@ -64,10 +64,21 @@ fn locks(status: &Status, findings: &mut Vec<Headline>) {
             "see `mailsteer events` for why the repair fails",
         ));
     }
-    if !guarded {
-        let why =
-            locks.guard_error.as_deref().unwrap_or(if locks.guard { "not armed" } else { "not attached" });
-        let level = if locks.table { Level::Attention } else { Level::Broken };
+    let level = if locks.table { Level::Attention } else { Level::Broken };
+    if let Some(why) = &locks.guard_error {
+        let flush = if locks.table_owned {
+            "another program's flush skips the table while the agent runs; after its end one would let mail leave by a \
+             wrong address"
+        } else {
+            "a flush of nftables lets mail leave by a wrong address until it is repaired"
+        };
+        findings.push(finding(
+            level,
+            format!("one lock only: there is no eBPF guard ({why})"),
+            format!("{flush}; see docs/limits.md, \"Without eBPF\""),
+        ));
+    } else if !guarded {
+        let why = if locks.guard { "not armed" } else { "not attached" };
         findings.push(finding(
             level,
             format!("one lock only: the eBPF guard does not hold ({why})"),
@@ -281,6 +292,22 @@ mod tests {
         assert!(said.sentence.contains("no BTF"), "{}", said.sentence);
         status.locks.table = false;
         assert_eq!(headline(&status).level, Level::Broken);
+    }
+
+    #[test]
+    fn without_ebpf_the_advice_says_what_a_flush_does() {
+        let mut status = steering();
+        (status.locks.guard, status.locks.guard_armed) = (false, false);
+        status.locks.guard_error = Some("not permitted".into());
+        assert_eq!((status.locks.held(), status.locks.unseen().len()), (1, 5));
+        let said = headline(&status);
+        assert_eq!(said.sentence, "one lock only: there is no eBPF guard (not permitted)");
+        assert!(said.advice.starts_with("another program's flush skips the table"), "{}", said.advice);
+        status.locks.table_owned = false;
+        let said = headline(&status);
+        assert!(said.advice.starts_with("a flush of nftables lets mail leave"), "{}", said.advice);
+        status.streams[0].mode = StreamMode::Observe;
+        assert_eq!(headline(&status).level, Level::Ok, "nothing to lock");
     }
 
     #[test]

@@ -159,7 +159,7 @@ filled! {
     BypassState { stream, reason, until }
     HoldState { reason, since, until }
     SourceRow { name, public, local, pools, tier, weight, uplink, state, reason, counters }
-    SourceCounters { attempts, established, refused, unreachable, reset, unanswered, open, bytes_out, bytes_in }
+    SourceCounters { attempts, established, refused, unreachable, reset, unanswered, open, bytes_out, bytes_in, partial }
     ConnectionRow { time, pid, uid, cgroup, stream, provider, wanted_source, wanted_address, real_address, destination, destination_port, local_port, cookie, outcome, handshake_ms, retransmits }
     EventRow { number, time, kind, subject, text, evidence }
     Who { uid, gid, cgroup, tag, subnet, mark, via }

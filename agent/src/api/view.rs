@@ -109,9 +109,32 @@ pub struct Locks {
     pub guard: bool,
     /// The guard drops what has no right to leave (it only counts while no stream is steered).
     pub guard_armed: bool,
-    /// Why the guard is not attached; `None` where it is.
+    /// Why there is no guard; `None` where there is one, attached or not.
     pub guard_error: Option<String>,
 }
+
+impl Locks {
+    /// How many hold: what one lets through, the other stops.
+    #[must_use]
+    pub fn held(&self) -> u8 {
+        u8::from(self.table) + u8::from(self.guard && self.guard_armed)
+    }
+
+    /// What nobody sees where there is no guard, in words.
+    #[must_use]
+    pub fn unseen(&self) -> Vec<&'static str> {
+        if self.guard_error.is_none() { Vec::new() } else { UNSEEN.to_vec() }
+    }
+}
+
+/// What only the eBPF programs see.
+const UNSEEN: [&str; 5] = [
+    "single connections (`connections`, `try` sees its own)",
+    "connections that nobody answered, that an ICMP error ended, or of which no SYN left",
+    "connections ended by a reset, and those open now",
+    "packets that left with a wrong address while the table was away",
+    "streams that are told by their cgroup",
+];
 
 /// A stream's mode.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
@@ -320,6 +343,8 @@ pub struct SourceCounters {
     pub bytes_out: u64,
     /// Bytes received, from the IP header on.
     pub bytes_in: u64,
+    /// Counted by the table alone: `unreachable`, `reset`, `unanswered` and `open` are not known, and stand as 0.
+    pub partial: bool,
 }
 
 /// What became of a connection attempt.

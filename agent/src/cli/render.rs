@@ -140,11 +140,19 @@ pub(super) fn status(s: &Status, style: Style) -> String {
     let on = |held: bool| if held { "held" } else { "OPEN" };
     let owned = if s.locks.table_owned { ", owned" } else { "" };
     let guard = match (&s.locks.guard_error, s.locks.guard, s.locks.guard_armed) {
-        (Some(error), ..) => format!("OPEN ({error})"),
+        (Some(_), ..) => "none".to_owned(),
         (None, true, false) => "counts only".to_owned(),
         (None, held, _) => on(held).to_owned(),
     };
-    let _ = writeln!(out, "\nlocks      table {}{owned} · guard {guard}", on(s.locks.table));
+    let _ = writeln!(
+        out,
+        "\nlocks      {} of 2 · table {}{owned} · guard {guard}",
+        s.locks.held(),
+        on(s.locks.table)
+    );
+    for unseen in s.locks.unseen() {
+        out.push_str(&wrapped("not seen   ", unseen));
+    }
     let config = s.config.file.as_deref().unwrap_or("none (observes)");
     let _ =
         writeln!(out, "config     {config}{}", if s.config.error.is_some() { " · BAD ON DISK" } else { "" });
@@ -185,16 +193,18 @@ fn counted(s: &Status, out: &mut String) {
     let t = s.totals;
     let last =
         |last: Option<jiff::Timestamp>| last.map_or_else(String::new, |l| format!(" (last {})", moment(l)));
+    let left = match s.locks.guard_error {
+        None => format!("{} packets left{}", t.wrong, last(t.wrong_last)),
+        Some(_) => "what left is not seen".to_owned(),
+    };
     let _ = writeln!(
         out,
         "counted    {} connections, {} established · {} refused · {} packets held\n\
-         wrong      {} packets left{} · {} stopped{}",
+         wrong      {left} · {} stopped{}",
         t.attempts,
         t.established,
         t.refused,
         t.held,
-        t.wrong,
-        last(t.wrong_last),
         t.stopped,
         last(t.stopped_last)
     );
@@ -242,6 +252,9 @@ pub(super) fn sources(rows: &[SourceRow]) -> String {
     for row in rows.iter().filter(|row| !row.reason.is_empty()) {
         out.push_str(&wrapped(&format!("{}: ", row.name), &row.reason));
     }
+    if rows.iter().any(|row| row.counters.partial) {
+        out.push_str("-: not seen without eBPF, see `mailsteer status`\n");
+    }
     out
 }
 
@@ -256,8 +269,9 @@ fn source(r: &SourceRow) -> Vec<String> {
     }
     let mut row = vec![r.name.clone(), r.public.to_string(), pool];
     let refused = c.refused.saturating_add(c.unreachable);
-    let counts = [c.attempts, c.established, refused, c.unanswered, c.reset, c.open];
-    row.extend(counts.iter().map(u64::to_string));
+    row.extend([c.attempts, c.established, refused].iter().map(u64::to_string));
+    let unseen = |count: u64| if c.partial { "-".to_owned() } else { count.to_string() };
+    row.extend([c.unanswered, c.reset, c.open].map(unseen));
     row.push(r.state.as_str().to_owned());
     row
 }

@@ -3,6 +3,7 @@
 //! Owns: starting a child that connects as the stream would, and matching it with the agent's record of it by the
 //! socket's cookie. Must not: judge; [`judge`](super::judge) does.
 
+use std::net::SocketAddr;
 use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::Command;
@@ -11,10 +12,14 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail};
 use futures_util::StreamExt;
 use mailsteer_core::model::Family;
+use mailsteer_ebpf::Mark;
 
 use super::judge::judge;
-use crate::api::view::{ConnectionRow, Destination, Explanation, Probe, Status, StreamState, TryResult, Who};
+use crate::api::view::{
+    ConnectionRow, Destination, Explanation, Outcome, Probe, Status, StreamState, TryResult, Who,
+};
 use crate::api::{Client, Tail};
+use crate::conntrack;
 
 /// How long the agent may take to tell of the connection.
 const RECORD: Duration = Duration::from_secs(5);
@@ -33,7 +38,10 @@ pub(super) async fn run(client: &mut Client, stream: String, host: &str) -> Resu
     is_matched(&stream, &explanation)?;
     let probe = probe(&who, to, Path::new(&status.cgroup_root))?;
     let patience = if explanation.not_steered.is_some() { NO_RECORD } else { RECORD };
-    let connection = record(client, probe.cookie, patience).await?;
+    let connection = match status.locks.guard_error {
+        None => record(client, probe.cookie, patience).await?,
+        Some(_) => tracked(&stream, &explanation, &probe)?,
+    };
     let (as_wanted, result) = judge(&stream, &explanation, connection.as_ref());
     Ok(TryResult { stream, probe, explanation, connection, as_wanted, result })
 }
@@ -105,6 +113,35 @@ fn probe(who: &Who, to: Destination, cgroup_root: &Path) -> Result<Probe> {
         bail!("{}", said.trim().trim_start_matches("mailsteer: "));
     }
     Ok(serde_json::from_slice(&output.stdout)?)
+}
+
+/// Where there are no eBPF programs that would record the connection: what conntrack knows of it.
+fn tracked(stream: &str, explanation: &Explanation, probe: &Probe) -> Result<Option<ConnectionRow>> {
+    let Some(from) = probe.local else { return Ok(None) };
+    let to = SocketAddr::new(probe.destination.address, probe.destination.port);
+    let Some(entry) = conntrack::find(from, to)? else { return Ok(None) };
+    let mark = Mark::unpack(entry.mark);
+    let steered = mark.is_some_and(|mark| mark.source != 0);
+    let named = explanation.sources.iter().find(|source| source.address == entry.leaves_from);
+    Ok(Some(ConnectionRow {
+        time: jiff::Timestamp::now(),
+        pid: None,
+        uid: None,
+        cgroup: None,
+        stream: mark.filter(|mark| mark.lane != 0).map(|_| stream.to_owned()),
+        provider: "other".to_owned(),
+        wanted_source: named.filter(|_| steered).map(|source| source.source.clone()),
+        // Lock 1 lets a mark pass with its source's address only: what left is what was wanted.
+        wanted_address: steered.then_some(entry.leaves_from),
+        real_address: Some(entry.leaves_from),
+        destination: to.ip(),
+        destination_port: to.port(),
+        local_port: Some(from.port()),
+        cookie: Some(probe.cookie),
+        outcome: if probe.banner.is_some() { Outcome::Established } else { Outcome::Unanswered },
+        handshake_ms: probe.connect_ms,
+        retransmits: 0,
+    }))
 }
 
 async fn record(client: &mut Client, cookie: u64, patience: Duration) -> Result<Option<ConnectionRow>> {

@@ -9,7 +9,7 @@ mod socket;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::io;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use ipnet::IpNet;
 use mailsteer_core::model::{Family, SourceId};
@@ -103,6 +103,15 @@ fn local_addresses() -> Result<BTreeSet<IpAddr>, ConntrackError> {
         v4.or_else(|| address.as_sockaddr_in6().map(|address| IpAddr::V6(address.ip())))
     };
     Ok(interfaces.filter_map(address).collect())
+}
+
+/// The entry of a connection of this host, while conntrack knows it: also for some seconds after its end.
+///
+/// # Errors
+/// When the kernel refuses.
+pub fn find(from: SocketAddr, to: SocketAddr) -> Result<Option<Entry>, ConntrackError> {
+    let entries = socket::Connection::open()?.going_to(Family::of(to.ip()), to.port())?;
+    Ok(entries.into_iter().find(|entry| entry.source == from && entry.destination == to))
 }
 
 /// Entries in the table, and how many it holds at most.

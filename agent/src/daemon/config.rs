@@ -23,6 +23,17 @@ pub enum LoadError {
     /// This host's users and groups cannot be read.
     #[error(transparent)]
     Names(#[from] NamesError),
+    /// It matches by cgroup where nobody knows cgroups.
+    #[error(
+        "stream {stream} is matched by its cgroup, which takes eBPF, and there is none here ({why}): match it by `user`, \
+         `group`, `tag` or `mark`, or let the kernel load eBPF programs"
+    )]
+    Cgroup {
+        /// The stream.
+        stream: String,
+        /// Why there is no eBPF.
+        why: String,
+    },
     /// It has errors.
     #[error("{path} has {} error(s); `mailsteer check {path}` shows them in place:\n{}", problems.len(), list(problems))]
     Wrong {

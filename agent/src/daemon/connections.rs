@@ -34,16 +34,17 @@ pub(super) fn spawn(
     tasks: &TaskTracker,
     stop: &CancellationToken,
     paths: &BpfPaths,
+    ebpf: bool,
     shared: Arc<Shared>,
     gatherer: Arc<Gatherer>,
 ) -> Result<()> {
-    let mut events = Events::open(&paths.bpffs)?;
+    let mut events = if ebpf { Some(Events::open(&paths.bpffs)?) } else { None };
     let (stop, mut cgroups) = (stop.clone(), Cgroups::new(paths.cgroup.clone()));
     let mut reading = tokio::time::interval(READING);
     tasks.spawn(async move {
         loop {
             let batch = tokio::select! {
-                batch = events.next() => batch,
+                batch = next(events.as_mut()) => batch,
                 _ = reading.tick() => {
                     gatherer.gather(&shared).await;
                     shared.look_at_state();
@@ -61,6 +62,14 @@ pub(super) fn spawn(
         }
     });
     Ok(())
+}
+
+/// The next records; never any where there is no eBPF that would make them.
+async fn next(events: Option<&mut Events>) -> std::io::Result<Vec<Event>> {
+    match events {
+        Some(events) => events.next().await,
+        None => std::future::pending().await,
+    }
 }
 
 fn keep(shared: &Shared, gatherer: &Gatherer, cgroups: &mut Cgroups, batch: &[Event]) {

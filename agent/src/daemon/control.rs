@@ -114,6 +114,12 @@ impl Control for Handle {
     }
 
     async fn connections(&self, tail: Tail) -> Result<ViewStream<ConnectionRow>, ControlError> {
+        if let Some(why) = &self.published()?.locks.guard_error {
+            return Err(ControlError::Unavailable(format!(
+                "single connections are recorded by eBPF programs, and there are none here ({why}); `mailsteer sources` \
+                 has what the rules count"
+            )));
+        }
         Ok(history(&self.shared.connections, tail))
     }
 

@@ -18,7 +18,7 @@ use crate::act::bpf::BpfPaths;
 use crate::api::view::SourceCounters;
 use crate::bpf_maps::{self, Given, pin_dir};
 use crate::conntrack;
-use crate::nftnl::Counter;
+use crate::nftnl::{Counter, PairSet};
 use crate::observe::bpf::{self, ReadError, Reader};
 use crate::observe::nft;
 use crate::state::{Checkpoint, Growth, Meter, Name, Outcome, Place, Reading, Seen, SourceFacts};
@@ -35,6 +35,8 @@ pub(super) struct Counts {
     pub(super) wrong: Growth,
     /// Those that bore one and were stopped, by the guard or by the table.
     pub(super) stopped: Growth,
+    /// Counted by the table alone, for there is no eBPF: what it cannot see is not known.
+    pub(super) partial: bool,
     /// What could not be read.
     pub(super) faults: Vec<String>,
 }
@@ -51,6 +53,11 @@ pub(super) struct Pair<'a> {
 }
 
 impl Counts {
+    /// Whether anybody counts that: without eBPF there is the table alone.
+    pub(super) const fn sees(&self, outcome: Outcome) -> bool {
+        !self.partial || matches!(outcome, Outcome::Attempted | Outcome::Established | Outcome::Refused)
+    }
+
     /// The sum over all sources, streams and providers.
     pub(super) fn total(&self, outcome: Outcome) -> u64 {
         self.sums.iter().filter(|(name, _)| name.outcome == outcome).map(|(_, sum)| sum).sum()
@@ -106,7 +113,7 @@ impl Counts {
     /// A source's counters over all streams.
     pub(super) fn of_source(&self, public: IpAddr) -> SourceCounters {
         let open = self.open.get(&public).copied().unwrap_or_default();
-        let mut counters = SourceCounters { open, ..SourceCounters::default() };
+        let mut counters = SourceCounters { open, partial: self.partial, ..SourceCounters::default() };
         let first = Name {
             source: Some(public),
             stream: Arc::default(),
@@ -186,7 +193,8 @@ impl Names {
 
 /// Reads everything.
 pub(super) struct Gatherer {
-    reader: Mutex<Reader>,
+    /// `None`: there is no eBPF, and the table counts.
+    reader: Option<Mutex<Reader>>,
     bpffs: PathBuf,
     /// Names this boot: numbers of maps and tables begin anew with each.
     boot: String,
@@ -196,10 +204,10 @@ pub(super) struct Gatherer {
 }
 
 impl Gatherer {
-    /// Opens the pinned maps and goes on from what was kept.
-    pub(super) fn open(paths: &BpfPaths, kept: Checkpoint) -> anyhow::Result<Self> {
+    /// Opens the pinned maps, where there are any, and goes on from what was kept.
+    pub(super) fn open(paths: &BpfPaths, ebpf: bool, kept: Checkpoint) -> anyhow::Result<Self> {
         let boot = std::fs::read_to_string("/proc/sys/kernel/random/boot_id")?.trim().to_owned();
-        let reader = Mutex::new(Reader::open(&paths.bpffs)?);
+        let reader = if ebpf { Some(Mutex::new(Reader::open(&paths.bpffs)?)) } else { None };
         let (counting, jumps) = (tokio::sync::Mutex::new(kept), Mutex::new(Jumps::watch()));
         Ok(Self { reader, bpffs: paths.bpffs.clone(), boot, counting, jumps })
     }
@@ -214,12 +222,14 @@ impl Gatherer {
     pub(super) async fn gather(&self, shared: &Shared) {
         let mut counting = self.counting.lock().await;
         let (mut reading, mut faults) = (Reading::new(), Vec::new());
-        if bpf_maps::others_stand(&self.bpffs) {
-            faults.push(
-                "another version's maps still stand: counts wait until theirs are taken over".to_owned(),
-            );
-        } else if let Err(error) = self.maps(&mut reading) {
-            faults.push(format!("counters cannot be read: {error}"));
+        if let Some(reader) = self.reader() {
+            if bpf_maps::others_stand(&self.bpffs) {
+                faults.push(
+                    "another version's maps still stand: counts wait until theirs are taken over".to_owned(),
+                );
+            } else if let Err(error) = self.maps(&reader, &mut reading) {
+                faults.push(format!("counters cannot be read: {error}"));
+            }
         }
         match nft::counters().await {
             Ok(table) => self.table(&mut reading, &table),
@@ -229,12 +239,12 @@ impl Gatherer {
         let now = Timestamp::now();
         facts(&published, &mut counting.sources, now);
         let names = Names::of(&published, &counting.sources);
-        let open = open(&reading, &names);
+        let open = if self.reader.is_some() { open(&reading, &names) } else { BTreeMap::new() };
         self.inherit(&mut counting, &reading);
         let growth = counting.ledger.take_in(reading, |meter| names.name(meter));
         served(&growth, &mut counting.sources, now);
-        let mut counts =
-            Counts { sums: Arc::clone(counting.ledger.sums()), open, faults, ..Counts::default() };
+        let (sums, partial) = (Arc::clone(counting.ledger.sums()), self.reader.is_none());
+        let mut counts = Counts { sums, open, partial, faults, ..Counts::default() };
         if let Some(by) = self.jumps.lock().unwrap_or_else(PoisonError::into_inner).look() {
             let grew = counting.growth.values_mut().filter_map(|growth| growth.last.as_mut());
             grew.for_each(|last| *last = last.checked_add(by).unwrap_or(*last));
@@ -252,12 +262,13 @@ impl Gatherer {
 
     /// Ends connections that fell silent, and returns the events of those that were never answered.
     pub(super) fn sweep(&self) -> Result<Vec<Event>, ReadError> {
-        self.lock().sweep(bpf::boottime())
+        self.reader().map_or_else(|| Ok(Vec::new()), |mut reader| reader.sweep(bpf::boottime()))
     }
 
     /// Adds a connection of which no SYN left, by what it turned out to be.
     pub(super) fn tell(&self, lane: LaneId, told: Told) {
-        if let Err(error) = self.lock().tell(lane.0.into(), told) {
+        let Some(mut reader) = self.reader() else { return };
+        if let Err(error) = reader.tell(lane.0.into(), told) {
             tracing::warn!("a connection that did not leave is counted under no stream: {error}");
         }
     }
@@ -277,8 +288,7 @@ impl Gatherer {
         }
     }
 
-    fn maps(&self, reading: &mut Reading) -> Result<(), ReadError> {
-        let reader = self.lock();
+    fn maps(&self, reader: &Reader, reading: &mut Reading) -> Result<(), ReadError> {
         let origins = reader.origins();
         let [counted, swept] = reader.apart()?;
         reading.insert(Place::Counters, self.seen(origins.counters, connections(counted)));
@@ -308,7 +318,7 @@ impl Gatherer {
         let Some(handle) = table.table else { return };
         let values =
             table.known.iter().filter_map(|(counter, packets)| Some((counted_by(*counter)?, *packets)));
-        reading.insert(Place::Table, self.seen(handle, values));
+        reading.insert(Place::Table, self.seen(handle, values.chain(pairs(table))));
     }
 
     fn seen(&self, origin: impl std::fmt::Display, values: impl IntoIterator<Item = (Meter, u64)>) -> Seen {
@@ -316,8 +326,8 @@ impl Gatherer {
         Seen { origin: format!("{}/{origin}", self.boot), values }
     }
 
-    fn lock(&self) -> MutexGuard<'_, Reader> {
-        self.reader.lock().unwrap_or_else(PoisonError::into_inner)
+    fn reader(&self) -> Option<MutexGuard<'_, Reader>> {
+        Some(self.reader.as_ref()?.lock().unwrap_or_else(PoisonError::into_inner))
     }
 }
 
@@ -343,6 +353,22 @@ fn connections(counted: BTreeMap<CounterKey, Counters>) -> impl Iterator<Item = 
             (meter(Outcome::Wrong), counters.wrong),
             (meter(Outcome::Retransmits), counters.retransmits),
         ]
+    })
+}
+
+/// What the table counts of each lane and source, where no eBPF program does.
+fn pairs(table: &nft::Counts) -> impl Iterator<Item = (Meter, u64)> {
+    let sets = table.pairs.iter();
+    let each = sets.flat_map(|(set, pairs)| pairs.iter().map(|(pair, counted)| (*set, *pair, *counted)));
+    each.map(|(set, pair, counted)| {
+        let (outcome, value) = match set {
+            PairSet::Attempted => (Outcome::Attempted, counted.packets),
+            PairSet::Established => (Outcome::Established, counted.packets),
+            PairSet::Refused => (Outcome::Refused, counted.packets),
+            PairSet::Sent => (Outcome::BytesOut, counted.bytes),
+            PairSet::Received => (Outcome::BytesIn, counted.bytes),
+        };
+        (Meter { lane: pair.lane, source: pair.source, outcome }, value)
     })
 }
 

@@ -59,15 +59,21 @@ impl Samples {
     fn health(&mut self, shared: &Shared, published: &Published, counts: &Counts) {
         let tallies = shared.tallies();
         let locks = &published.locks;
-        self.flag(Metric::GuardArmed, locks.guard && locks.guard_armed);
+        self.count(Metric::Locks, &[], locks.held().into());
+        if locks.guard_error.is_none() {
+            self.flag(Metric::GuardArmed, locks.guard && locks.guard_armed);
+        }
         self.flag(Metric::ConfigOk, published.config_error.is_none());
         self.flag(Metric::StateOk, shared.store.fault().is_none());
         if let Some(settled) = published.settled {
             self.add(Metric::ReconcileAge, &[], settled.elapsed().as_secs_f64());
         }
         self.count(Metric::TableRepairs, &[], tallies.repairs);
+        self.add(Metric::Unguarded, &[], tallies.unguarded.as_secs_f64());
         self.count(Metric::GuardRepairs, &[], tallies.guard_repairs);
-        self.count(Metric::Unfollowed, &[], counts.total(Outcome::Unfollowed));
+        if counts.sees(Outcome::Unfollowed) {
+            self.count(Metric::Unfollowed, &[], counts.total(Outcome::Unfollowed));
+        }
         if let Some(used) = counts.conntrack_used {
             self.add(Metric::ConntrackUsed, &[], used);
         }
@@ -124,14 +130,15 @@ impl Samples {
     }
 
     /// Of sources that neither the config nor a live connection names any more, and of streams likewise, series end; what
-    /// was counted of them stays in the sums by provider, which must not fall.
+    /// was counted of them stays in the sums by provider, which must not fall. What nobody sees has no series: 0 would say
+    /// that there was none.
     fn connections(&mut self, published: &Published, counts: &Counts) {
         let names = Names::of(published);
         let mut sums = Sums::default();
         for (pair, outcomes) in counts.pairs() {
             sums.add(&names, pair, &outcomes);
         }
-        for outcome in [Outcome::Local, Outcome::Policy] {
+        for outcome in [Outcome::Local, Outcome::Policy].into_iter().filter(|outcome| counts.sees(*outcome)) {
             for (stream, value) in counts.untold(outcome) {
                 if names.streams.contains(stream) {
                     *sums.streams.entry((stream, outcome)).or_default() += value;
@@ -142,16 +149,18 @@ impl Samples {
         for (metric, by) in
             [(Metric::StreamConnections, &sums.streams), (Metric::ProviderConnections, &sums.providers)]
         {
-            for ((name, outcome), value) in by {
+            for ((name, outcome), value) in by.iter().filter(|((_, outcome), _)| counts.sees(*outcome)) {
                 self.count(metric, &[name, outcome.as_str()], *value);
             }
         }
         for ((stream, source), values) in &sums.sources {
-            for (outcome, value) in OUTCOMES.into_iter().zip(values) {
+            for (outcome, value) in
+                OUTCOMES.into_iter().zip(values).filter(|(outcome, _)| counts.sees(*outcome))
+            {
                 self.count(Metric::Connections, &[stream, source, outcome.as_str()], *value);
             }
         }
-        for (stream, packets) in sums.wrong {
+        for (stream, packets) in sums.wrong.into_iter().filter(|_| counts.sees(Outcome::Wrong)) {
             self.count(Metric::WrongSource, &[stream], packets);
         }
         self.refused(&names, counts);
@@ -314,6 +323,23 @@ mod tests {
         });
         shared.set_counts(counts);
         shared
+    }
+
+    #[test]
+    fn what_nobody_sees_without_ebpf_has_no_series() {
+        let shared = a_thousand_sources_in_64_lanes();
+        let mut counts = (*shared.counts()).clone();
+        counts.partial = true;
+        shared.set_counts(counts);
+        let source: Arc<dyn MetricsSource> = Arc::new(Source::new(shared));
+        let text = render(&source).unwrap();
+        for unseen in ["unreachable", "reset", "unanswered", "local", "policy"] {
+            assert!(!text.contains(&format!("outcome=\"{unseen}\"")), "{unseen}");
+        }
+        assert!(!text.contains("mailsteer_wrong_source_total{"));
+        assert!(!text.contains("\nmailsteer_unfollowed_total "));
+        let of = "mailsteer_stream_connections_total{outcome=\"refused\",stream=\"s7\"} 2000\n";
+        assert!(text.contains(of), "what the table counts is there");
     }
 
     #[test]

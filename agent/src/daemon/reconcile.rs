@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result};
 use jiff::Timestamp;
+use mailsteer_core::config::Config;
 use mailsteer_core::decide::{self, Command, Decision, Event, EventKind, Observation, OperatorError, World};
 use mailsteer_core::model::{Address, Host, WantedKind};
 use mailsteer_core::plan::{self, Action, AddressAt, Observed};
@@ -24,7 +25,8 @@ use super::shared::{Published, Shared};
 use super::status;
 use super::systemd::{Asked, Manager, Signals};
 use crate::act::bpf::BpfPaths;
-use crate::act::{ActError, Carried, Executor, GivenOut, Teardown};
+use crate::act::nft::Numbers;
+use crate::act::{ActError, Carried, Executor, Teardown};
 use crate::api::view::{Level, Locks, ReloadReport, TeardownReport};
 use crate::api::{Access, ServeError};
 use crate::nftnl::Ours;
@@ -83,8 +85,8 @@ pub(super) struct Reconciler {
     faults: Vec<String>,
     pending: Vec<Action>,
     settled: Option<Instant>,
-    /// What a stranger did to the table, until it is put right.
-    meddled: Option<TableChange>,
+    /// What a stranger did to the table, until it is put right, and since when that is known.
+    meddled: Option<(TableChange, Instant)>,
     /// The table has to be read before it is believed.
     unread: bool,
     /// Steps that failed in the last pass, with their errors, so that each is said once.
@@ -107,9 +109,14 @@ impl Reconciler {
         outside: Outside,
     ) -> Result<Self> {
         let now = Timestamp::now();
-        let mut executor = Executor::open(paths, loaded.config.own_table, &options.state, ours)?;
+        let mut executor = Executor::open(paths, &loaded.config, &options.state, ours)?;
         let mut world = World::new(loaded.config, now);
-        let GivenOut { sources, lanes } = executor.given_out().context("cannot read the pinned maps")?;
+        if let Some(why) = executor.no_guard() {
+            told_without_ebpf(world.config(), why)?;
+            world.apply(Observation::NoGuard, now);
+        }
+        let Numbers { sources, lanes } =
+            executor.given_out().context("cannot read which numbers an earlier agent gave out")?;
         world.apply(Observation::Restored { sources, lanes }, now);
         world.restore_operator(word.suspended.clone(), word.bypassed.clone(), word.hold.clone());
         let (jumps, noted) = (Jumps::watch(), Noted::open(&options.state));
@@ -199,8 +206,16 @@ impl Reconciler {
         }
     }
 
+    /// Why there is no eBPF guard; `None` where there is one.
+    pub(super) fn no_guard(&self) -> Option<&str> {
+        self.executor.no_guard()
+    }
+
     /// Whether the guard stands first at every uplink, or is not wanted there.
     fn guarded(&self) -> bool {
+        if !self.decision.desired.guard {
+            return true;
+        }
         let attached = self.executor.attached();
         self.decision
             .desired
@@ -244,7 +259,8 @@ impl Reconciler {
             Trigger::Table(change) => {
                 debug!(what = %change.what, program = change.program.as_deref(), "the table was touched");
                 self.unread = true;
-                self.meddled = Some(change);
+                let since = self.meddled.take().map_or_else(Instant::now, |(_, since)| since);
+                self.meddled = Some((change, since));
             }
             Trigger::Command(command, answer) => self.obey(command, answer).await,
             Trigger::Reload(answer) => {
@@ -319,9 +335,17 @@ impl Reconciler {
                 return Err(error);
             }
         };
+        if let Some(Err(error)) = self.no_guard().map(|why| told_without_ebpf(&loaded.config, why)) {
+            self.tell_now(EventKind::ConfigRefused { errors: 1 });
+            self.config_error = Some(error.to_string());
+            return Err(error);
+        }
         config::keep(&self.options.state, &loaded).await;
         let changed = loaded.config != *self.world.config();
-        let warnings = loaded.warnings;
+        let mut warnings = loaded.warnings;
+        if loaded.config.ebpf != self.world.config().ebpf {
+            warnings.push("`[guard] ebpf` takes effect at the agent's next start".to_owned());
+        }
         self.config_error = None;
         self.config_loaded = loaded.loaded_at;
         self.outside.access.set(loaded.config.control.clone());
@@ -444,7 +468,7 @@ impl Reconciler {
         if stood && self.executor.written().is_none() && self.meddled.is_none() {
             // Seen before it was told.
             let what = "the table was changed".to_owned();
-            self.meddled = Some(TableChange { pid: None, program: None, what });
+            self.meddled = Some((TableChange { pid: None, program: None, what }, Instant::now()));
         }
     }
 
@@ -496,9 +520,15 @@ impl Reconciler {
         if !right {
             return;
         }
-        let Some(TableChange { what, program, pid, .. }) = self.meddled.take() else { return };
-        self.shared.tally(|tallies| tallies.repairs += 1);
-        self.tell_now(EventKind::TableRepaired { what, program, pid, healed: carried.healed });
+        let Some((TableChange { what, program, pid, .. }, since)) = self.meddled.take() else { return };
+        let desired = &self.decision.desired;
+        let unguarded = (desired.armed && !desired.guard).then(|| since.elapsed());
+        self.shared.tally(|tallies| {
+            tallies.repairs += 1;
+            tallies.unguarded += unguarded.unwrap_or_default();
+        });
+        let unguarded_ms = unguarded.map(|time| u64::try_from(time.as_millis()).unwrap_or(u64::MAX));
+        self.tell_now(EventKind::TableRepaired { what, program, pid, healed: carried.healed, unguarded_ms });
     }
 
     fn tell_flips(&self, decision: &Decision) {
@@ -530,7 +560,7 @@ impl Reconciler {
             table_owned: self.executor.table_is_owned(),
             guard: ways.clone().count() > 0 && ways.clone().all(|ifindex| attached.contains(&ifindex)),
             guard_armed: self.executor.told().spec.as_ref().is_some_and(|spec| spec.armed),
-            guard_error: None,
+            guard_error: self.no_guard().map(str::to_owned),
         };
         self.shared.publish(Published {
             world: self.world.clone(),
@@ -547,6 +577,14 @@ impl Reconciler {
             self.outside.manager.status(&headline.sentence);
             self.outside.steering.send_replace(headline.level != Level::Broken);
         }
+    }
+}
+
+/// A stream that only its cgroup tells apart would leave as another's, or unsteered.
+fn told_without_ebpf(config: &Config, why: &str) -> Result<(), LoadError> {
+    match config.matched_by_cgroup() {
+        None => Ok(()),
+        Some(stream) => Err(LoadError::Cgroup { stream: stream.name.clone(), why: why.to_owned() }),
     }
 }
 

@@ -5,7 +5,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use jiff::{SignedDuration, Timestamp};
 use mailsteer_core::decide::{Decision, Event, EventKind, World};
@@ -46,6 +46,8 @@ pub(super) struct Published {
 #[derive(Clone, Debug, Default)]
 pub(super) struct Tallies {
     pub(super) repairs: u64,
+    /// For how long no lock held, where there is one only.
+    pub(super) unguarded: Duration,
     /// How often a stranger's program stood before the guard.
     pub(super) guard_repairs: u64,
     /// Flips by stream and cause.

@@ -23,7 +23,7 @@ use crate::state::Outcome;
 pub(super) fn status(shared: &Shared, published: &Published) -> Status {
     let counts = shared.counts();
     let tallies = shared.tallies();
-    let cgroup = crate::daemon::bpf_paths(&shared.options).map(|paths| paths.cgroup);
+    let cgroup = crate::daemon::bpf_paths(&shared.options).cgroup;
     let world = &published.world;
     let mut status = Status {
         version: env!("CARGO_PKG_VERSION").to_owned(),
@@ -48,7 +48,7 @@ pub(super) fn status(shared: &Shared, published: &Published) -> Status {
             until: hold.until,
         }),
         time: jiff::Timestamp::now(),
-        cgroup_root: cgroup.map(|path| path.display().to_string()).unwrap_or_default(),
+        cgroup_root: cgroup.display().to_string(),
         faults: published
             .faults
             .iter()

@@ -2,6 +2,7 @@
 //!
 //! Owns: the numbers that mark what is ours in the kernel. Must not: decide, keep state, or know `observe` and `act`.
 
+pub mod buffers;
 mod error;
 mod messages;
 mod request;

@@ -15,6 +15,8 @@ use netlink_sys::{Socket, SocketAddr, protocols::NETLINK_NETFILTER};
 use nix::sys::socket::{setsockopt, sockopt};
 use nix::sys::time::TimeVal;
 
+use crate::netlink::buffers;
+
 const SUBSYSTEM: u16 = 10;
 const NLMSG_ERROR: u16 = 2;
 const NLMSG_DONE: u16 = 3;
@@ -32,7 +34,7 @@ const DUMP_TRIES: u32 = 20;
 #[derive(Debug, thiserror::Error)]
 pub enum NetlinkError {
     /// The socket failed.
-    #[error("the netlink socket to nf_tables failed")]
+    #[error("the netlink socket to nf_tables failed (it takes CAP_NET_ADMIN)")]
     Socket(#[from] io::Error),
     /// The kernel said no.
     #[error("nf_tables refused the request: {0}")]
@@ -88,8 +90,7 @@ impl Connection {
         socket.connect(&SocketAddr::new(0, 0))?;
         setsockopt(&socket, sockopt::ReceiveTimeout, &TimeVal::new(ANSWER_SECONDS, 0))
             .map_err(io::Error::from)?;
-        // Without CAP_NET_ADMIN nothing here works anyway, so a refusal says nothing new.
-        let _ = setsockopt(&socket, sockopt::SndBufForce, &SEND_BUFFER);
+        buffers::send(&socket, SEND_BUFFER);
         Ok(Self { socket, port, sequence: 0, buffer: Vec::with_capacity(BUFFER) })
     }
 

@@ -14,7 +14,7 @@ use netlink_packet_netfilter::nftables::{
 };
 
 use super::connection::{attributes, string, u32_be};
-use super::{Connection, Element, FLAG_DORMANT, NetlinkError, TABLE, map, slot_of, source_address};
+use super::{Connection, Element, FLAG_DORMANT, NetlinkError, TABLE, chain, map, slot_of, source_address};
 
 const FAMILY_INET: u8 = 1;
 const TABLE_FLAGS: u16 = 2;
@@ -29,6 +29,9 @@ const HOOK_NUMBER: u16 = 1;
 const HOOK_PRIORITY: u16 = 2;
 const RULE_CHAIN: u16 = 2;
 const RULE_EXPRESSIONS: u16 = 4;
+const RULE_USERDATA: u16 = 7;
+/// In a rule's user data: its comment.
+const COMMENT: u8 = 0;
 const OBJECT_TABLE: u16 = 1;
 const OBJECT_NAME: u16 = 2;
 const OBJECT_TYPE: u16 = 3;
@@ -149,7 +152,14 @@ pub fn chains(connection: &mut Connection) -> Result<Vec<ChainInfo>, NetlinkErro
     Ok(found)
 }
 
-fn rules(connection: &mut Connection) -> Result<Vec<(String, Vec<u8>)>, NetlinkError> {
+/// A rule as the kernel tells it.
+struct Rule {
+    chain: String,
+    expressions: Vec<u8>,
+    comment: Option<String>,
+}
+
+fn rules(connection: &mut Connection) -> Result<Vec<Rule>, NetlinkError> {
     let ask = NfTablesMessage::GetRule(RuleMessage { attributes: vec![RuleAttribute::Table(TABLE.into())] });
     let replies = match connection.dump(&ask) {
         Err(error) if error.errno() == Some(libc::ENOENT) => return Ok(Vec::new()),
@@ -159,12 +169,43 @@ fn rules(connection: &mut Connection) -> Result<Vec<(String, Vec<u8>)>, NetlinkE
         .iter()
         .map(|reply| {
             let rule = attributes(&reply.attributes);
-            (
-                rule.get(&RULE_CHAIN).map(|name| string(name)).unwrap_or_default(),
-                rule.get(&RULE_EXPRESSIONS).map(|bytes| bytes.to_vec()).unwrap_or_default(),
-            )
+            Rule {
+                chain: rule.get(&RULE_CHAIN).map(|name| string(name)).unwrap_or_default(),
+                expressions: rule.get(&RULE_EXPRESSIONS).map(|bytes| bytes.to_vec()).unwrap_or_default(),
+                comment: rule.get(&RULE_USERDATA).and_then(|bytes| comment(bytes)),
+            }
         })
         .collect())
+}
+
+/// The comment among a rule's user data: pairs of a kind and a length, a byte each, with their bytes.
+fn comment(mut data: &[u8]) -> Option<String> {
+    while let [kind, length, rest @ ..] = data {
+        let value = rest.get(..usize::from(*length))?;
+        if *kind == COMMENT {
+            return Some(string(value));
+        }
+        data = &rest[value.len()..];
+    }
+    None
+}
+
+/// Stream and provider of each lane whose chain begins with a rule that names them.
+///
+/// # Errors
+/// When the kernel cannot be asked.
+pub fn lane_names(connection: &mut Connection) -> Result<BTreeMap<LaneId, (String, String)>, NetlinkError> {
+    let mut names = BTreeMap::new();
+    for rule in rules(connection)? {
+        let (Some(id), Some(comment)) = (chain::lane_of(&rule.chain), rule.comment) else { continue };
+        // The first rule of a chain comes first: one that says something else further down is no name.
+        names.entry(id).or_insert(comment);
+    }
+    let named = |(id, comment): (LaneId, String)| {
+        let (stream, provider) = comment.split_once(chain::AT)?;
+        Some((id, (stream.to_owned(), provider.to_owned())))
+    };
+    Ok(names.into_iter().filter_map(named).collect())
 }
 
 /// How many rules stand in the table.
@@ -190,10 +231,10 @@ pub fn fingerprint(connection: &mut Connection) -> Result<Option<Fingerprint>, N
     }
     // The kernel lists rules chain by chain; the chains' own order is not ours to rely on.
     let mut rules = rules(connection)?;
-    rules.sort_by(|(left, _), (right, _)| left.cmp(right));
-    for (chain, expressions) in rules {
-        hash.add(chain.as_bytes());
-        hash.add(&expressions);
+    rules.sort_by(|left, right| left.chain.cmp(&right.chain));
+    for rule in rules {
+        hash.add(rule.chain.as_bytes());
+        hash.add(&rule.expressions);
     }
     for family in Family::BOTH {
         let mut excluded = elements(connection, map::exclude(family))?;

@@ -8,17 +8,20 @@ mod dump;
 mod element;
 mod names;
 mod ours;
+mod pairs;
 
 pub use connection::{Connection, NetlinkError, Reply};
 pub(crate) use connection::{attributes, frames, string, u32_be};
 pub use dump::{
-    ChainInfo, Contents, Fingerprint, TableInfo, chains, contents, counters, fingerprint, lookup, rule_count,
-    table,
+    ChainInfo, Contents, Fingerprint, TableInfo, chains, contents, counters, fingerprint, lane_names, lookup,
+    rule_count, table,
 };
 pub(crate) use element::refusal;
 pub use element::{Element, slot_element, slot_of, source_address, translation_elements};
-pub use names::{Counter, RejectCause, chain, map, timeout};
+pub use names::{Counter, PairSet, RejectCause, chain, map, timeout};
 pub use ours::Ours;
+pub use pairs::{Counted, Pair, pairs};
+pub(crate) use pairs::{declared as declared_pairs, nested};
 
 /// Name of our table, of family inet.
 pub const TABLE: &str = "mailsteer";

@@ -23,12 +23,25 @@ pub mod chain {
     pub const VERIFY: &str = "verify";
     /// What `verify` does with packets that bear a mark of ours.
     pub const CHECK: &str = "check";
+    /// Counts what leaves, where no eBPF program does.
+    pub const LEAVES: &str = "leaves";
+    /// Counts what comes back, where no eBPF program does.
+    pub const ANSWERS: &str = "answers";
 
     /// A lane's chain.
     #[must_use]
     pub fn lane(id: LaneId) -> String {
         format!("lane_{id}")
     }
+
+    /// Whose chain that is; `None` where it is no lane's.
+    #[must_use]
+    pub fn lane_of(name: &str) -> Option<LaneId> {
+        name.strip_prefix("lane_")?.parse().ok().map(LaneId)
+    }
+
+    /// Between stream and provider, in the comment that names a lane.
+    pub const AT: &str = " at ";
 }
 
 /// Names of maps and sets.
@@ -62,6 +75,39 @@ pub mod map {
         match family {
             Family::V4 => "exclude4",
             Family::V6 => "exclude6",
+        }
+    }
+}
+
+/// What the rules count of each pair of lane and source where no eBPF program does: names of sets whose elements count.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, PartialOrd, Ord)]
+pub enum PairSet {
+    /// First SYNs on their way out, after every check.
+    Attempted,
+    /// SYN-ACKs.
+    Established,
+    /// Resets in answer to a SYN.
+    Refused,
+    /// All packets out.
+    Sent,
+    /// All packets in.
+    Received,
+}
+
+impl PairSet {
+    /// Every one.
+    pub const ALL: [Self; 5] =
+        [Self::Attempted, Self::Established, Self::Refused, Self::Sent, Self::Received];
+
+    /// Its name in the table.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Attempted => "attempted",
+            Self::Established => "established",
+            Self::Refused => "refused",
+            Self::Sent => "sent",
+            Self::Received => "received",
         }
     }
 }

@@ -44,11 +44,13 @@ metrics! {
     WrongSource Counter "mailsteer_wrong_source_total" ["stream"] "Packets of steered connections that left with another source address than was chosen. Must stay 0.";
     Held Counter "mailsteer_held_total" ["reason"] "Packets to a steered port that were dropped because nothing vouched for them (gaps).";
     Refused Counter "mailsteer_refused_total" ["stream", "reason"] "Connections refused by decision; the MTA defers.";
-    GuardArmed Gauge "mailsteer_guard_armed" [] "1 while the eBPF guard is attached and drops what has no right to leave.";
+    Locks Gauge "mailsteer_locks" [] "How many locks keep mail from a wrong address: 2 with table and eBPF guard, 1 without eBPF.";
+    GuardArmed Gauge "mailsteer_guard_armed" [] "1 while the eBPF guard is attached and drops what has no right to leave. Absent where there is no eBPF.";
     ConfigOk Gauge "mailsteer_config_ok" [] "1 while the config on disk is the one in force.";
     StateOk Gauge "mailsteer_state_ok" [] "1 while the state database takes what there is to keep; 0: it is kept in memory only.";
     ReconcileAge Gauge "mailsteer_reconcile_age_seconds" [] "Seconds since the last full reconcile that ended well.";
     TableRepairs Counter "mailsteer_table_repairs_total" [] "How often the nftables table was changed by a stranger and mended.";
+    Unguarded Counter "mailsteer_unguarded_seconds_total" [] "Seconds in which no lock held steered mail, from the notice of a change to the table to its repair. Only where there is no eBPF guard.";
     GuardRepairs Counter "mailsteer_guard_repairs_total" [] "How often a stranger's program stood before the guard and the guard was put first again.";
     Unfollowed Counter "mailsteer_unfollowed_total" [] "Connections that could not be followed, so that what became of them is not counted.";
     ConntrackUsed Gauge "mailsteer_conntrack_used_ratio" [] "Share of the conntrack table in use, 0 to 1.";

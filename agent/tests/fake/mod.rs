@@ -107,6 +107,7 @@ pub(crate) fn sources() -> Vec<SourceRow> {
             open: 12,
             bytes_out: 7_654_321,
             bytes_in: 1_234,
+            partial: false,
         },
     };
     let why = "suspended by the operator until 2026-03-02T09:00:00Z: delisting asked for at the list";

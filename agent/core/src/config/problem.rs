@@ -220,6 +220,7 @@ codes! {
     ID_INVALID = "id-invalid",
     USER_IS_ROOT = "user-is-root",
     BAD_CGROUP = "bad-cgroup",
+    CGROUP_WITHOUT_EBPF = "cgroup-without-ebpf",
     MARK_INVALID = "mark-invalid",
     VIA_IS_UPLINK = "via-is-uplink",
     VIA_NOT_ON_HOST = "via-not-on-host",

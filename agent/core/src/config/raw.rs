@@ -9,7 +9,7 @@ use toml::de::DeValue;
 
 use super::problem::Problem;
 use super::read::{At, FromToml, Keyed, Many, Word, Words, table, wrong_type};
-use super::settings::{Balance, Ipv6, OnExhausted, OwnTable, Plumbing};
+use super::settings::{Balance, Ebpf, Ipv6, OnExhausted, OwnTable, Plumbing};
 
 table! {
     /// The config of mailsteer. Without any config the agent observes: it counts, and changes nothing.
@@ -30,6 +30,8 @@ table! {
         host: RawHost,
         /// How mailsteer keeps its nftables table.
         nft: RawNft,
+        /// The eBPF guard, the second lock.
+        guard: RawGuard,
         /// Where Prometheus finds the metrics.
         metrics: RawMetrics,
         /// Who may ask and command the agent through its control socket.
@@ -65,6 +67,18 @@ table! {
         /// `nft flush ruleset` skips it; `"never"` leaves it open, so that the nft program can edit it too.
         #[schemars(extend("default" = "auto"))]
         own_table: Word<OwnTable>,
+    }
+}
+
+table! {
+    /// The eBPF guard, the second lock.
+    #[schemars(rename = "Guard")]
+    pub(crate) struct RawGuard {
+        /// `"auto"` has the guard where the kernel lets it, and goes on with one lock, said loudly, where the kernel
+        /// refuses eBPF (unprivileged containers); `"required"` does not start without it; `"off"` never asks for it.
+        /// Takes effect at the agent's next start.
+        #[schemars(extend("default" = "auto"))]
+        ebpf: Word<Ebpf>,
     }
 }
 
@@ -322,6 +336,11 @@ impl Words for Plumbing {
 
 impl Words for OwnTable {
     const WORDS: &'static [(&'static str, Self)] = &[("auto", Self::Auto), ("never", Self::Never)];
+}
+
+impl Words for Ebpf {
+    const WORDS: &'static [(&'static str, Self)] =
+        &[("auto", Self::Auto), ("required", Self::Required), ("off", Self::Off)];
 }
 
 impl Words for Balance {

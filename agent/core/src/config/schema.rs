@@ -51,6 +51,7 @@ pub fn reference() -> String {
         ("The file", None),
         ("[host]", Some("Host")),
         ("[nft]", Some("Nft")),
+        ("[guard]", Some("Guard")),
         ("[metrics]", Some("Metrics")),
         ("[state]", Some("State")),
         ("[uplink.NAME]", Some("Uplink")),

@@ -22,6 +22,8 @@ pub struct Config {
     pub plumbing: Plumbing,
     /// Whether the nftables table is owned where the kernel can.
     pub own_table: OwnTable,
+    /// Whether there has to be an eBPF guard.
+    pub ebpf: Ebpf,
     /// Where metrics are served; `None`: nowhere.
     pub metrics: Option<SocketAddr>,
     /// Who may do what through the control socket.
@@ -85,6 +87,19 @@ pub enum OwnTable {
     Auto,
     /// Never.
     Never,
+}
+
+/// Whether there has to be an eBPF guard, the second lock.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum Ebpf {
+    /// Where the kernel lets it; elsewhere one lock is enough.
+    #[default]
+    Auto,
+    /// The agent does not start without it.
+    Required,
+    /// Never.
+    Off,
 }
 
 /// How much history the state database keeps.
@@ -232,6 +247,7 @@ impl Config {
             exclude: vec![],
             plumbing: Plumbing::Plumb,
             own_table: OwnTable::Auto,
+            ebpf: Ebpf::Auto,
             metrics: None,
             control: ControlAccess::default(),
             retention: Retention::default(),
@@ -239,5 +255,12 @@ impl Config {
             pools: BTreeMap::new(),
             streams: vec![],
         })
+    }
+
+    /// The first stream that is matched by a cgroup. Only the eBPF programs know cgroups: without them nobody could tell
+    /// whose its connections are.
+    #[must_use]
+    pub fn matched_by_cgroup(&self) -> Option<&Stream> {
+        self.streams.iter().find(|stream| !stream.matches.cgroups.is_empty())
     }
 }

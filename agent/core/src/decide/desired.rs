@@ -51,6 +51,7 @@ pub fn desired(world: &World, now: Timestamp) -> Decision {
         addresses: addresses(world, host, &ways, now),
         policy_routing: !world.config.uplinks.is_empty(),
         armed: lanes.iter().any(steers),
+        guard: world.guard,
         sources: guard_sources(world, host, &ways),
         uplinks: ways,
         lanes,

@@ -125,6 +125,9 @@ pub enum EventKind {
         pid: Option<u32>,
         /// conntrack entries deleted because they had missed our rules.
         healed: u64,
+        /// For how long nothing held mail, in milliseconds from the notice to the repair; `None`: the guard held it.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        unguarded_ms: Option<u64>,
     },
     /// Somebody's program stood before the guard and could have ended the chain; the guard is first again.
     GuardFirstAgain {
@@ -249,11 +252,18 @@ impl fmt::Display for EventKind {
             Self::Exhausted { stream, family } => {
                 write!(f, "{stream} {family}: no source of its pool is eligible")
             }
-            Self::TableRepaired { what, program, pid, healed } => {
+            Self::TableRepaired { what, program, pid, healed, unguarded_ms } => {
                 let who = program.as_deref().unwrap_or("somebody");
                 write!(f, "{what} by {who}")?;
                 pid.map_or(Ok(()), |pid| write!(f, " (pid {pid})"))?;
-                write!(f, "; rules restored, {healed} held connections put right")
+                match unguarded_ms {
+                    None => write!(f, "; rules restored, {healed} held connections put right"),
+                    Some(ms) => write!(
+                        f,
+                        "; rules restored after {ms} ms in which nothing held mail (one lock only), {healed} connections \
+                         put right"
+                    ),
+                }
             }
             Self::GuardFirstAgain { interface } => write!(
                 f,

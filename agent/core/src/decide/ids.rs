@@ -33,7 +33,7 @@ struct SourceEntry {
 }
 
 impl Ids {
-    /// Takes over what an earlier agent gave out, as the pinned maps tell it: living connections bear it,
+    /// Takes over what an earlier agent gave out, as the pinned maps or the table tell it: living connections bear it,
     /// and nobody bears what this one gave out before it looked. To be followed by `assign`.
     pub fn restore(
         &mut self,

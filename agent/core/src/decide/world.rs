@@ -12,7 +12,7 @@ use super::operator::Operator;
 use super::{
     Bypass, Command, Event, EventKind, Hold, Ids, OperatorError, Reason, Suspension, sources, uplinks,
 };
-use crate::config::{Config, Plumbing, PoolSource};
+use crate::config::{Config, Ebpf, Plumbing, PoolSource};
 use crate::model::{Host, LaneId, SourceId};
 
 /// The only provider while providers are not told apart.
@@ -29,7 +29,9 @@ pub enum Observation {
     Host(Host),
     /// A config that passed its checks.
     Config(Box<Config>),
-    /// What an earlier agent left in the pinned maps.
+    /// The kernel has no place for the eBPF guard, until the agent ends.
+    NoGuard,
+    /// What an earlier agent left: in the pinned maps, or in the table where there is no guard.
     Restored {
         /// Source ids.
         sources: BTreeMap<SourceId, IpAddr>,
@@ -49,6 +51,8 @@ pub enum Observation {
 #[derive(Clone, PartialEq, Debug)]
 pub struct World {
     pub(super) config: Config,
+    /// Whether there is an eBPF guard.
+    pub(super) guard: bool,
     pub(super) host: Option<Host>,
     pub(super) operator: Operator,
     pub(super) ids: Ids,
@@ -64,6 +68,7 @@ impl World {
     #[must_use]
     pub fn new(config: Config, now: Timestamp) -> Self {
         let mut world = Self {
+            guard: config.ebpf != Ebpf::Off,
             config,
             host: None,
             operator: Operator::default(),
@@ -99,6 +104,7 @@ impl World {
             }
             Observation::Restored { sources, lanes } => self.ids.restore(&sources, &lanes, now),
             Observation::ClockJumped { by } => kinds.push(EventKind::ClockJumped { by }),
+            Observation::NoGuard => self.guard = false,
             Observation::Tick => {}
         }
         self.settle(now, &mut kinds);
@@ -272,6 +278,12 @@ impl World {
     /// Every source of every pool.
     pub fn pool_sources(&self) -> impl Iterator<Item = &PoolSource> + '_ {
         self.config.pools.values().flat_map(|pool| &pool.sources)
+    }
+
+    /// Whether there is an eBPF guard, the second lock.
+    #[must_use]
+    pub const fn has_guard(&self) -> bool {
+        self.guard
     }
 
     /// The config in force.

@@ -30,8 +30,10 @@ pub struct Desired {
     /// Source ids and the addresses that a connection bearing them must leave from. Also holds sources that no
     /// slot uses any more, while connections of theirs may live.
     pub sources: Vec<GuardSource>,
-    /// Whether the guard drops, or only counts.
+    /// Whether anything is steered, so that the guard drops and does not only count.
     pub armed: bool,
+    /// Whether there is an eBPF guard that could be told anything.
+    pub guard: bool,
     /// For each lane and family, why each source was chosen or not.
     pub choices: Vec<Choice>,
 }

@@ -101,6 +101,9 @@ pub struct TableSpec {
     pub uplinks: Vec<String>,
     /// Lanes without their slots' contents, in the order in which they match.
     pub lanes: Vec<LaneSpec>,
+    /// The eBPF guard stands behind the rules: they tell it what may leave, and it counts. Without it the rules count
+    /// by themselves.
+    pub guarded: bool,
 }
 
 /// What a lane's rules are made of.
@@ -205,6 +208,14 @@ pub enum Action {
         /// Eligible sources.
         sources: BTreeMap<SourceId, IpAddr>,
     },
+}
+
+impl Action {
+    /// Whether it is the guard that this tells or moves.
+    #[must_use]
+    pub const fn is_the_guards(&self) -> bool {
+        matches!(self, Self::GuardSources { .. } | Self::Guard(_) | Self::Attach { .. } | Self::Detach { .. })
+    }
 }
 
 /// A map whose keys are no text, as a list of pairs: JSON has no other way to write it.

@@ -35,6 +35,8 @@ pub fn plan(desired: &Desired, observed: &Observed) -> Vec<Action> {
     actions.extend(missing(&observed.routes, &wanted_routes).map(Action::RemoveRoute));
     actions.extend(addresses_to_remove(desired, observed));
     actions.extend(old_guard_sources(desired, observed));
+    // Where there is no guard, there is nobody to tell.
+    actions.retain(|action| desired.guard || !action.is_the_guards());
     actions
 }
 
@@ -170,6 +172,7 @@ pub fn table_spec(desired: &Desired) -> TableSpec {
         exclude: desired.exclude.clone(),
         uplinks: desired.uplinks.iter().map(|uplink| uplink.interface.clone()).collect(),
         lanes: lanes.collect(),
+        guarded: desired.guard,
     }
 }
 

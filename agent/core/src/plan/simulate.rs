@@ -83,7 +83,8 @@ fn lane_flaws(
             flaws.push(Flaw::NoTranslation(lane, family, id));
             continue;
         };
-        if observed.guard_sources.get(&id).is_none_or(|source| source.address != address) {
+        let guarded = observed.table.as_ref().is_none_or(|table| table.guarded);
+        if guarded && observed.guard_sources.get(&id).is_none_or(|source| source.address != address) {
             flaws.push(Flaw::GuardDisagrees(lane, family, id));
         }
         if !observed.addresses.iter().any(|entry| entry.address == address) {

@@ -101,6 +101,22 @@ pub enum BpfError {
     /// The namespace could not be identified.
     #[error("cannot read the cookie of the network namespace (kernel 5.14 and later have it)")]
     Namespace(#[source] io::Error),
+    /// There is no guard.
+    #[error("there is no eBPF guard to tell: {why}")]
+    None {
+        /// Why not.
+        why: String,
+    },
+    /// The config wants none, and one stands.
+    #[error(
+        "`[guard] ebpf` is \"off\", and the guard of an earlier agent stands in {path}/mailsteer: it would hold what \
+         changes from now on. Run `mailsteer teardown` first, which takes it away (mail leaves unsteered until the next \
+         start), or write \"auto\""
+    )]
+    NotOff {
+        /// The bpffs.
+        path: PathBuf,
+    },
     /// There is room for fewer.
     #[error("the guard has room for {room} {what}, and {wanted} are wanted")]
     TooMany {
@@ -111,4 +127,21 @@ pub enum BpfError {
         /// How many there are.
         wanted: usize,
     },
+}
+
+impl BpfError {
+    /// Whether it is this host's kernel, or what it lets us do, that stands against it: another start would not help.
+    #[must_use]
+    pub fn is_refusal(&self) -> bool {
+        match self {
+            Self::Object(error) => !matches!(**error, aya::EbpfError::ParseError(_)),
+            Self::NoBpffs { .. }
+            | Self::NoCgroup { .. }
+            | Self::Program { .. }
+            | Self::Attach { .. }
+            | Self::Pin { .. }
+            | Self::Namespace(_) => true,
+            _ => false,
+        }
+    }
 }

@@ -71,6 +71,28 @@ impl BpfPaths {
     }
 }
 
+/// Whether anything that an earlier agent pinned stands: the guard among it may be armed.
+///
+/// # Errors
+/// Where that cannot be seen.
+pub fn stands(paths: &BpfPaths) -> io::Result<bool> {
+    match fs::read_dir(paths.ours()) {
+        Ok(versions) => Ok(versions.filter_map(Result::ok).any(|version| !is_empty_dir(&version.path()))),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+        Err(error) => Err(error),
+    }
+}
+
+/// An error with its causes. The verifier's log is many lines long; the first says what it is about.
+#[must_use]
+pub fn in_one_line(error: &BpfError) -> String {
+    let causes = std::iter::successors(Some(error as &dyn std::error::Error), |cause| cause.source());
+    let mut lines: Vec<String> =
+        causes.filter_map(|cause| cause.to_string().lines().next().map(str::to_owned)).collect();
+    lines.dedup();
+    lines.join(": ")
+}
+
 /// The programs, loaded and pinned. Dropping this changes nothing in the kernel.
 #[derive(Debug)]
 pub struct Programs {
@@ -328,6 +350,11 @@ fn pin_error(what: &'static str, path: &Path) -> impl Fn(io::Error) -> BpfError 
 
 fn is_empty(path: &Path) -> bool {
     fs::read_dir(path).is_ok_and(|mut entries| entries.next().is_none())
+}
+
+/// A directory that a failed start left says nothing.
+fn is_empty_dir(path: &Path) -> bool {
+    path.is_dir() && is_empty(path)
 }
 
 /// The magic number of the file system that a path lies in.

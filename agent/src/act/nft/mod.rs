@@ -50,6 +50,15 @@ pub enum Error {
     ReadBack(String),
 }
 
+/// Numbers that living connections may bear.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Numbers {
+    /// Addresses of source ids.
+    pub sources: BTreeMap<SourceId, IpAddr>,
+    /// Streams and providers of lane ids.
+    pub lanes: BTreeMap<LaneId, (String, String)>,
+}
+
 /// Our table, for writing.
 pub struct Table {
     nft: Nft,
@@ -88,6 +97,17 @@ impl Table {
         self.connection().map(drop)
     }
 
+    /// The numbers that stand in the table: addresses of sources, and names of lanes where it was written without a
+    /// guard.
+    ///
+    /// # Errors
+    /// When nf_tables cannot be reached.
+    pub fn numbers(&mut self) -> Result<Numbers, Error> {
+        let connection = self.connection()?;
+        let sources = nftnl::contents(connection)?.translations;
+        Ok(Numbers { sources, lanes: nftnl::lane_names(connection)? })
+    }
+
     /// Writes rules and elements in one transaction, and reads them back.
     ///
     /// # Errors
@@ -101,6 +121,9 @@ impl Table {
         let connection = self.connection()?;
         let standing = nftnl::chains(connection)?;
         let timeouts = timeouts::ensure(connection)?;
+        if !spec.guarded {
+            connection.transaction(nftnl::declared_pairs())?;
+        }
         let batch = render(spec, slots, translations, &standing, timeouts)?;
         if self.owned {
             self.connection = None;

@@ -5,10 +5,10 @@
 //! second. By netlink, since nft 1.0.6 loses a timeout's protocol and policy when it reads JSON.
 
 use mailsteer_core::model::Family;
-use netlink_packet_core::{DefaultNla, Emitable as _, NLA_F_NESTED, NLM_F_CREATE};
+use netlink_packet_core::{DefaultNla, NLM_F_CREATE};
 use netlink_packet_netfilter::nftables::NfTablesMessage;
 
-use crate::nftnl::{Connection, NetlinkError, TABLE, timeout};
+use crate::nftnl::{Connection, NetlinkError, TABLE, nested, timeout};
 
 const OBJECT_TABLE: u16 = 1;
 const OBJECT_NAME: u16 = 2;
@@ -58,10 +58,4 @@ fn object(family: Family) -> Vec<DefaultNla> {
         DefaultNla::new(OBJECT_TYPE, TYPE_CT_TIMEOUT.to_be_bytes().to_vec()),
         nested(OBJECT_DATA, &data),
     ]
-}
-
-fn nested(kind: u16, attributes: &[DefaultNla]) -> DefaultNla {
-    let mut bytes = vec![0; attributes.buffer_len()];
-    attributes.emit(&mut bytes);
-    DefaultNla::new(kind | NLA_F_NESTED, bytes)
 }

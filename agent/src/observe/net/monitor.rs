@@ -7,12 +7,11 @@ use std::io;
 
 use netlink_sys::protocols::NETLINK_ROUTE;
 use netlink_sys::{Socket, SocketAddr};
-use nix::sys::socket::{setsockopt, sockopt::RcvBufForce};
 use rtnetlink::MulticastGroup;
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
-use crate::netlink::NetError;
+use crate::netlink::{NetError, buffers};
 
 /// Room for some ten thousand notifications: a full routing table that reloads must not overrun us for ever.
 pub const RECEIVE_BUFFER: usize = 8 << 20;
@@ -52,7 +51,7 @@ impl Monitor {
     /// Subscribe first, then read a snapshot: so no change falls between.
     ///
     /// # Errors
-    /// When the socket cannot be made, or the privilege for its buffer is missing.
+    /// When the socket cannot be made.
     pub fn open(receive_buffer: usize) -> Result<Self, NetError> {
         let socket = subscribe(receive_buffer).map_err(|e| NetError::of("watching rtnetlink", e))?;
         // SAFETY: the socket owns its descriptor for as long as it lives, and returns the same one each time.
@@ -93,7 +92,7 @@ impl Monitor {
 fn subscribe(receive_buffer: usize) -> io::Result<Socket> {
     let mut socket = Socket::new(NETLINK_ROUTE)?;
     socket.set_non_blocking(true)?;
-    setsockopt(&socket, RcvBufForce, &receive_buffer)?;
+    buffers::receive(&socket, receive_buffer);
     socket.bind(&SocketAddr::new(0, 0))?;
     for group in GROUPS {
         socket.add_membership(group as u32)?;

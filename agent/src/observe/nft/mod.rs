@@ -6,7 +6,7 @@ mod watch;
 
 use std::collections::BTreeMap;
 
-use crate::nftnl::{self, Connection, Contents, Counter, Fingerprint, NetlinkError};
+use crate::nftnl::{self, Connection, Contents, Counted, Counter, Fingerprint, NetlinkError, Pair, PairSet};
 pub use watch::{TableChange, Watch};
 
 /// The table as it stands.
@@ -27,6 +27,8 @@ pub struct Counts {
     pub known: BTreeMap<Counter, u64>,
     /// By name, those that are not ours.
     pub others: BTreeMap<String, u64>,
+    /// What the rules count of each lane and source where no eBPF program does.
+    pub pairs: BTreeMap<PairSet, BTreeMap<Pair, Counted>>,
     /// Number of the very table; `None`: there is none.
     pub table: Option<u64>,
 }
@@ -53,13 +55,19 @@ pub async fn counters() -> Result<Counts, NetlinkError> {
     let look = |connection: &mut Connection| {
         let before = nftnl::table(connection)?.map(|table| table.handle);
         let counted = nftnl::counters(connection)?;
+        let mut pairs = BTreeMap::new();
+        for set in PairSet::ALL {
+            pairs.insert(set, nftnl::pairs(connection, set)?);
+        }
         let after = nftnl::table(connection)?.map(|table| table.handle);
-        Ok((counted, after.filter(|_| before == after)))
+        Ok((counted, pairs, after.filter(|_| before == after)))
     };
     // Of a table that is replaced meanwhile nobody can tell which was counted: none is.
-    let (counted, table) = apart(look).await?;
-    let counted = if table.is_some() { counted } else { BTreeMap::new() };
-    let mut counts = Counts { table, ..Counts::default() };
+    let (counted, pairs, table) = apart(look).await?;
+    if table.is_none() {
+        return Ok(Counts::default());
+    }
+    let mut counts = Counts { table, pairs, ..Counts::default() };
     for (name, packets) in counted {
         match Counter::parse(&name) {
             Some(counter) => counts.known.insert(counter, packets),

@@ -8,8 +8,8 @@ use std::collections::BTreeSet;
 use netlink_sys::{
     AsyncSocket as _, AsyncSocketExt as _, SocketAddr, TokioSocket, protocols::NETLINK_NETFILTER,
 };
-use nix::sys::socket::{setsockopt, sockopt};
 
+use crate::netlink::buffers;
 use crate::nftnl::{NetlinkError, Ours, Reply, TABLE, attributes, frames, string, u32_be};
 
 const GROUP: u32 = 7;
@@ -50,8 +50,8 @@ impl Watch {
     pub fn open(ours: Ours) -> Result<Self, NetlinkError> {
         let mut socket = TokioSocket::new(NETLINK_NETFILTER)?;
         socket.socket_mut().bind(&SocketAddr::new(0, 0))?;
-        // Where it may not be raised the default stays; an overrun is told in any case.
-        let _ = setsockopt(socket.socket_ref(), sockopt::RcvBufForce, &RECEIVE_BUFFER);
+        // Where it stays small, an overrun is told all the same.
+        buffers::receive(socket.socket_ref(), RECEIVE_BUFFER);
         socket.socket_mut().add_membership(GROUP)?;
         Ok(Self { socket, ours, pending: BTreeSet::new(), ready: std::collections::VecDeque::new() })
     }

@@ -27,7 +27,7 @@ use self::uplinks::CheckedUplink;
 use super::problem::{Problem, code};
 use super::raw::RawConfig;
 use super::read::At;
-use super::settings::{Config, HostView, Mode, OwnTable, Plumbing, Pool};
+use super::settings::{Config, Ebpf, HostView, Mode, OwnTable, Plumbing, Pool};
 
 /// Checks a file that was read; `problems` holds what the reader found.
 pub(super) fn check(
@@ -60,6 +60,10 @@ pub(super) fn check(
     let metrics = general::metrics(raw, problems);
     let control = control::access(raw, view, problems);
     let retention = general::retention(raw, problems);
+    let ebpf = ebpf(raw);
+    if ebpf == Ebpf::Off {
+        cgroups_take_ebpf(raw, problems);
+    }
     let not_checked = not_checked(view, &matcher);
     // What is unwise matters once something is to be steered; observing changes nothing and is always fine.
     if !steered {
@@ -71,6 +75,7 @@ pub(super) fn check(
         exclude,
         plumbing,
         own_table: own_table(raw),
+        ebpf,
         metrics,
         control,
         retention,
@@ -104,6 +109,29 @@ fn plumbing(raw: &RawConfig) -> Plumbing {
 
 fn own_table(raw: &RawConfig) -> OwnTable {
     raw.nft.as_ref().and_then(|nft| nft.value.own_table.as_ref()).map(|word| word.value.0).unwrap_or_default()
+}
+
+fn ebpf(raw: &RawConfig) -> Ebpf {
+    raw.guard
+        .as_ref()
+        .and_then(|guard| guard.value.ebpf.as_ref())
+        .map(|word| word.value.0)
+        .unwrap_or_default()
+}
+
+/// A stream that nobody could match would leave as another's, or unsteered.
+fn cgroups_take_ebpf(raw: &RawConfig, problems: &mut Vec<Problem>) {
+    let streams = raw.stream.iter().flat_map(|table| &table.value.0);
+    for (name, cgroup) in streams.filter_map(|(name, stream)| Some((name, stream.cgroup.as_ref()?))) {
+        problems.push(
+            Problem::error(
+                code::CGROUP_WITHOUT_EBPF,
+                format!("stream `{}` cannot be told by its cgroup without eBPF", name.value),
+            )
+            .at(&cgroup.span, "only the eBPF programs know cgroups")
+            .help("Match it by `user`, `group`, `tag` or `mark`, or let `[guard] ebpf` be \"auto\" or \"required\"."),
+        );
+    }
 }
 
 fn not_checked(view: &HostView, matcher: &Matcher<'_>) -> Vec<&'static str> {

@@ -32,6 +32,11 @@ pub(super) const fn steers(lane: &Lane) -> bool {
     matches!(lane.steering, Steering::Canary(_) | Steering::Enforce)
 }
 
+/// Which lane that is, in words that the next agent reads back.
+pub(super) fn title(lane: &Lane) -> String {
+    format!("{}{}{}", lane.stream, chain::AT, lane.provider)
+}
+
 /// The rules that send a lane's connections to its chain.
 pub(super) fn matches(lane: &Lane, origin: Origin, cgroups: &[&str]) -> Vec<Line> {
     let who = &lane.matches;
@@ -45,7 +50,7 @@ pub(super) fn matches(lane: &Lane, origin: Origin, cgroups: &[&str]) -> Vec<Line
     if elsewhere {
         return Vec::new();
     }
-    let comment = format!("{} at {}", lane.stream, lane.provider);
+    let comment = title(lane);
     address_matches(who)
         .into_iter()
         .map(|addresses| {

@@ -8,6 +8,7 @@
 //! packet mark it came with.
 
 mod commands;
+mod counting;
 mod lane;
 mod words;
 
@@ -93,7 +94,9 @@ pub fn render(
 
 /// Every chain with its rules. Lane chains and `check` come before the chains that go there.
 fn chains_of(spec: &TableSpec, timeouts: bool) -> Vec<(String, Vec<Line>)> {
-    let armed = spec.lanes.iter().any(|lane| steers(&lane.lane));
+    let steering = spec.lanes.iter().any(|lane| steers(&lane.lane));
+    // Whether there is a guard that drops what bears no word of ours.
+    let armed = steering && spec.guarded;
     let cgroups: Vec<&str> = spec
         .lanes
         .iter()
@@ -107,9 +110,15 @@ fn chains_of(spec: &TableSpec, timeouts: bool) -> Vec<(String, Vec<Line>)> {
         .map(|lane| (chain::lane(lane.lane.id), lane::chain_of(lane, armed, timeouts)))
         .collect();
     chains.push((chain::UNMATCHED.into(), leave_alone(0, armed)));
-    chains.push((chain::CHECK.into(), check(armed)));
-    chains.push((chain::OUTPUT.into(), classify(spec, Origin::Local, armed, &cgroups)));
-    chains.push((chain::PREROUTING.into(), classify(spec, Origin::Forwarded, armed, &cgroups)));
+    if spec.guarded {
+        chains.push((chain::CHECK.into(), check(armed)));
+    } else {
+        counting::name(&mut chains, spec);
+        chains.extend(counting::chains());
+        chains.push((chain::CHECK.into(), counting::check()));
+    }
+    chains.push((chain::OUTPUT.into(), classify(spec, Origin::Local, steering, &cgroups)));
+    chains.push((chain::PREROUTING.into(), classify(spec, Origin::Forwarded, steering, &cgroups)));
     chains.push((chain::TRANSLATE.into(), translate()));
     chains.push((chain::VERIFY.into(), verify(spec)));
     chains
@@ -135,10 +144,13 @@ fn only_steered_ports(spec: &TableSpec) -> Vec<Line> {
 }
 
 /// Which connections are looked at, and by which lane.
-fn classify(spec: &TableSpec, origin: Origin, armed: bool, cgroups: &[&str]) -> Vec<Line> {
+fn classify(spec: &TableSpec, origin: Origin, steering: bool, cgroups: &[&str]) -> Vec<Line> {
     let mut rules = Vec::new();
     if origin == Origin::Forwarded && !spec.uplinks.is_empty() {
         let uplinks = || is_any(meta(MetaKey::Iifname), spec.uplinks.iter().map(text).collect());
+        if !spec.guarded {
+            rules.push(counting::answers(uplinks()));
+        }
         rules.push(Line::new(
             vec![
                 uplinks(),
@@ -163,8 +175,8 @@ fn classify(spec: &TableSpec, origin: Origin, armed: bool, cgroups: &[&str]) -> 
         let excluded = text(format!("@{}", map::exclude(family)));
         rules.push(Line::new(vec![is(header(protocol(family), "daddr"), excluded), back()], "excluded"));
     }
-    let guarded = armed && origin == Origin::Local;
-    if guarded {
+    let unowned = steering && origin == Origin::Local;
+    if unowned {
         // The far end's data came back to a source's address after a stranger had taken the connection's entry away:
         // no translation, no socket, and the kernel's own answer would leave by whatever uplink the host prefers. A
         // client that calls from a steered port gets a reset with ACK for its SYN, or had its word before.
@@ -183,7 +195,7 @@ fn classify(spec: &TableSpec, origin: Origin, armed: bool, cgroups: &[&str]) -> 
         "an answer to a client that calls from a steered port",
     ));
     rules.extend(spec.lanes.iter().flat_map(|lane| lane::matches(&lane.lane, origin, cgroups)));
-    if guarded {
+    if unowned {
         // A reset or the last words of a closed socket, in no connection that conntrack knows: they may be a steered
         // connection's, whose entry a stranger took away, and would leave with the host's own address.
         let owned = at_least(meta(MetaKey::Skuid), number(0));
@@ -253,7 +265,14 @@ fn check(armed: bool) -> Vec<Line> {
         ));
         rules.push(Line::new(vec![unsteered(), back()], "not steered"));
     }
-    rules.push(Line::new(vec![set(mark(), masked(ct_mark(), Mark::SOURCE_MASK))], "which source"));
+    rules.extend(has_its_sources_address());
+    rules.push(Line::new(vec![set(mark(), ct_mark())], "tell the guard: this source"));
+    rules
+}
+
+/// What is steered, and has another address than its source's, is dropped. The packet mark is scratch afterwards.
+fn has_its_sources_address() -> Vec<Line> {
+    let mut rules = vec![Line::new(vec![set(mark(), masked(ct_mark(), Mark::SOURCE_MASK))], "which source")];
     for family in Family::BOTH {
         let pair = named(NamedExpression::Concat(vec![mark(), header(protocol(family), "saddr")]));
         rules.push(Line::new(
@@ -266,7 +285,6 @@ fn check(armed: bool) -> Vec<Line> {
             "not its source's address: another's NAT, or none",
         ));
     }
-    rules.push(Line::new(vec![set(mark(), ct_mark())], "tell the guard: this source"));
     rules
 }
 

@@ -24,7 +24,13 @@ fn lane(id: u8, matches: LaneMatch, steering: Steering) -> LaneSpec {
 }
 
 fn spec(lanes: Vec<LaneSpec>) -> TableSpec {
-    TableSpec { ports: vec![25, 587], exclude: Vec::new(), uplinks: vec!["eth0".into()], lanes }
+    TableSpec {
+        ports: vec![25, 587],
+        exclude: Vec::new(),
+        uplinks: vec!["eth0".into()],
+        lanes,
+        guarded: true,
+    }
 }
 
 fn commands(spec: &TableSpec, standing: &[ChainInfo]) -> Vec<Value> {
@@ -127,7 +133,8 @@ fn observing_neither_refuses_nor_drops_on_the_way_out() {
 
 #[test]
 fn no_ports_and_no_uplinks_are_rendered_without_empty_sets() {
-    let spec = TableSpec { ports: Vec::new(), exclude: Vec::new(), uplinks: Vec::new(), lanes: Vec::new() };
+    let spec = TableSpec { ports: Vec::new(), guarded: true, ..spec(Vec::new()) };
+    let spec = TableSpec { uplinks: Vec::new(), ..spec };
     let text = serde_json::to_string(&commands(&spec, &[])).unwrap();
     assert!(!text.contains("\"set\":[]"), "{text}");
 }

@@ -150,6 +150,11 @@ pub(super) fn goto(chain: impl Into<String>) -> Stmt {
     Statement::Goto(JumpTarget { target: chain.into().into() })
 }
 
+/// Goes there and comes back.
+pub(super) fn jump(chain: impl Into<String>) -> Stmt {
+    Statement::Jump(JumpTarget { target: chain.into().into() })
+}
+
 /// Reads in the MTA's log as "no route to host", not as the receiver's doing.
 pub(super) fn prohibit() -> Stmt {
     Statement::Reject(Some(Reject::new(Some(RejectType::ICMPX), Some(RejectCode::AdminProhibited))))
