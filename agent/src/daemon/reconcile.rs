@@ -1,8 +1,12 @@
-//! One reconcile at a time: observe, decide, plan, act, until nothing is left to do.
+//! One reconcile at a time: observe, decide, plan, act, until nothing is left to do ([`pass`]).
 //!
 //! Owns: the world, the shadow of what was last written and verified, and the loop. Triggers are coalesced: all that
 //! wait are taken in before the next pass. A step that fails is said, and tried again from a fresh look. A slow full
 //! pass reads everything back, whatever the triggers said. Must not: decide anything itself.
+
+mod orders;
+mod pass;
+mod tell;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -11,28 +15,28 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result};
 use jiff::Timestamp;
 use mailsteer_core::config::Config;
-use mailsteer_core::decide::{self, Command, Decision, Event, EventKind, Observation, OperatorError, World};
-use mailsteer_core::model::{Address, Host, WantedKind};
-use mailsteer_core::plan::{self, Action, AddressAt, Observed};
+use mailsteer_core::decide::{Command, Decision, Observation, OperatorError, World};
+use mailsteer_core::plan::Action;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
-use tracing::{debug, info, warn};
+use tracing::{debug, warn};
 
 use super::Options;
 use super::clock::{Jumps, Noted};
-use super::config::{self, LoadError, Loaded};
-use super::shared::{Published, Shared};
-use super::status;
+use super::config::{LoadError, Loaded};
+use super::shared::Shared;
 use super::systemd::{Asked, Manager, Signals};
 use crate::act::bpf::BpfPaths;
 use crate::act::nft::Numbers;
-use crate::act::{ActError, Carried, Executor, Teardown};
-use crate::api::view::{Level, Locks, ReloadReport, TeardownReport};
+use crate::act::{Executor, Teardown};
+use crate::api::view::{ReloadReport, TeardownReport};
 use crate::api::{Access, ServeError};
 use crate::nftnl::Ours;
+use crate::observe::Looker;
 use crate::observe::nft::TableChange;
-use crate::observe::{Look, Looker};
-use crate::state::{Receipt, Word};
+use crate::state::Word;
+
+pub(super) use pass::addresses;
 
 /// How often everything is read back, whatever the triggers said: often enough that a lost notification is mended
 /// within a minute, rarely enough to cost nothing (a pass takes milliseconds).
@@ -41,11 +45,6 @@ const FULL_PASS: Duration = Duration::from_secs(60);
 const GUARD_LOOK: Duration = Duration::from_secs(2);
 /// How soon a failed step is tried again.
 const RETRY: Duration = Duration::from_secs(1);
-/// How many times a pass looks again before it leaves the rest to the retry: one to add addresses, one to use
-/// them, one to find nothing left, and one for what happened meanwhile.
-const ROUNDS: usize = 4;
-/// How long an operator's command waits for the disk before it is answered that it is not kept yet.
-const KEPT: Duration = Duration::from_secs(3);
 
 /// Something that asks for a pass.
 pub(super) enum Trigger {
@@ -278,116 +277,6 @@ impl Reconciler {
         false
     }
 
-    /// Carries a command out, and lets it be answered when it has taken effect and is kept. Nobody waits for the disk
-    /// here.
-    async fn obey(&mut self, command: Command, answer: oneshot::Sender<Result<String, OperatorError>>) {
-        let now = self.now();
-        let events = match self.world.command(command, now) {
-            Ok(events) => events,
-            Err(error) => {
-                let _caller_gone = answer.send(Err(error));
-                return;
-            }
-        };
-        let text = events.last().map(|event| event.kind.to_string()).unwrap_or_default();
-        self.tell(&events);
-        let receipt = self.keep_word();
-        self.reconcile().await;
-        tokio::spawn(async move {
-            let _caller_gone = answer.send(Ok(with_receipt(text, receipt).await));
-        });
-    }
-
-    /// Gives the operator's word to be kept where it changed: by a command, or because a time is over.
-    fn keep_word(&mut self) -> Option<Receipt> {
-        let world = &self.world;
-        let same = *world.suspensions() == self.word.suspended
-            && *world.bypasses() == self.word.bypassed
-            && world.hold() == self.word.hold.as_ref();
-        if same {
-            return None;
-        }
-        self.word = Word {
-            suspended: world.suspensions().clone(),
-            bypassed: world.bypasses().clone(),
-            hold: world.hold().cloned(),
-        };
-        Some(self.shared.store.word(self.word.clone()))
-    }
-
-    async fn reload(&mut self) -> Result<ReloadReport, LoadError> {
-        self.outside.manager.reloading();
-        let report = self.read_config().await;
-        self.reconcile().await;
-        self.outside.manager.ready();
-        report
-    }
-
-    /// Takes the config file in; a bad one changes nothing.
-    async fn read_config(&mut self) -> Result<ReloadReport, LoadError> {
-        let path = self.options.config.clone();
-        let loaded = match config::load(path.as_deref()).await {
-            Ok(loaded) => loaded,
-            Err(error) => {
-                let errors = if let LoadError::Wrong { problems, .. } = &error { problems.len() } else { 1 };
-                self.tell_now(EventKind::ConfigRefused { errors });
-                self.config_error = Some(error.to_string());
-                return Err(error);
-            }
-        };
-        if let Some(Err(error)) = self.no_guard().map(|why| told_without_ebpf(&loaded.config, why)) {
-            self.tell_now(EventKind::ConfigRefused { errors: 1 });
-            self.config_error = Some(error.to_string());
-            return Err(error);
-        }
-        config::keep(&self.options.state, &loaded).await;
-        let changed = loaded.config != *self.world.config();
-        let mut warnings = loaded.warnings;
-        if loaded.config.ebpf != self.world.config().ebpf {
-            warnings.push("`[guard] ebpf` takes effect at the agent's next start".to_owned());
-        }
-        self.config_error = None;
-        self.config_loaded = loaded.loaded_at;
-        self.outside.access.set(loaded.config.control.clone());
-        if loaded.config.own_table != self.world.config().own_table
-            && let Err(error) = self.executor.own_table(loaded.config.own_table)
-        {
-            warn!("{error}");
-        }
-        self.shared.store.retain(loaded.config.retention);
-        let now = self.now();
-        let events = self.world.apply(Observation::Config(Box::new(loaded.config)), now);
-        self.tell(&events);
-        let file = path.map(|path| path.display().to_string()).unwrap_or_default();
-        Ok(ReloadReport { file, changed, warnings })
-    }
-
-    /// One pass.
-    async fn reconcile(&mut self) {
-        self.faults.clear();
-        let mut acted = 0;
-        for _round in 0..ROUNDS {
-            match self.round().await {
-                Ok(0) => {
-                    self.settled = Some(Instant::now());
-                    self.meddled = None;
-                    self.retire_earlier();
-                    break;
-                }
-                Ok(count) => acted += count,
-                Err(error) => {
-                    warn!("{error:#}");
-                    self.faults.push(format!("{error:#}"));
-                    break;
-                }
-            }
-        }
-        debug!(acted, left = self.pending.len(), "reconciled");
-        drop(self.keep_word());
-        self.noted.keep();
-        self.publish();
-    }
-
     /// The time by which the world goes on. A jump of the clock is taken in first: else what was said for an hour would
     /// end at once, or last for a day.
     fn now(&mut self) -> Timestamp {
@@ -398,186 +287,6 @@ impl Reconciler {
         }
         now
     }
-
-    /// All of ours stands: what another version left is of no more use.
-    fn retire_earlier(&mut self) {
-        match self.executor.retire_earlier() {
-            Ok(retired) => {
-                for abi in retired {
-                    info!(abi, "took over from another version of mailsteer, its counts included");
-                }
-            }
-            Err(error) => self.faults.push(format!("what another version left stays: {}", chain(&error))),
-        }
-    }
-
-    /// Observes, decides, plans and acts once; says how many steps it took.
-    async fn round(&mut self) -> Result<usize> {
-        let look = self.looker.look(self.unread).await.context("cannot read the network or the table")?;
-        if std::mem::take(&mut self.unread) {
-            self.compare(&look);
-        }
-        let now = self.now();
-        let events = self.world.apply(Observation::Host(look.host.clone()), now);
-        self.tell(&events);
-        let decision = decide::desired(&self.world, now);
-        self.tell_flips(&decision);
-        self.decision = decision;
-        self.pending = plan::plan(&self.decision.desired, &self.observed(look));
-        let count = self.pending.len();
-        let mut failed = Vec::new();
-        for action in std::mem::take(&mut self.pending) {
-            // Healed while the rules could not be written, connections would miss them again, and stay so for good.
-            if matches!(action, Action::Heal { .. }) && self.executor.written().is_none() {
-                continue;
-            }
-            if let Err(error) = self.act(&action).await {
-                failed.push((action, error));
-            }
-        }
-        if failed.is_empty() {
-            self.failing.clear();
-            return Ok(count);
-        }
-        Err(self.failures(failed))
-    }
-
-    /// Says each failure once, as long as it stays the same, and keeps what is to be tried again.
-    fn failures(&mut self, failed: Vec<(Action, ActError)>) -> anyhow::Error {
-        let mut failing = BTreeMap::new();
-        let mut sentences = Vec::new();
-        for (action, error) in &failed {
-            let text = chain(error);
-            let name = action.to_string();
-            sentences.push(format!("{name} failed: {text}"));
-            if self.failing.get(&name) != Some(&text) {
-                self.tell_now(EventKind::ActionFailed { action: name.clone(), error: text.clone() });
-            }
-            failing.insert(name, text);
-        }
-        self.failing = failing;
-        self.pending = failed.into_iter().map(|(action, _)| action).collect();
-        anyhow::anyhow!("{}", sentences.join("; "))
-    }
-
-    /// A table that is not as it was written, by rule or by element, is written anew.
-    fn compare(&mut self, look: &Look) {
-        let stood = self.executor.written().is_some();
-        let table = look.table.as_ref();
-        self.executor.found(table.map(|table| (table.fingerprint, &table.contents)));
-        if stood && self.executor.written().is_none() && self.meddled.is_none() {
-            // Seen before it was told.
-            let what = "the table was changed".to_owned();
-            self.meddled = Some((TableChange { pid: None, program: None, what }, Instant::now()));
-        }
-    }
-
-    fn observed(&self, look: Look) -> Observed {
-        let (written, told) = (self.executor.written(), self.executor.told());
-        Observed {
-            addresses: addresses(&look.host),
-            routes: look.routes,
-            rules: look.rules,
-            table: written.map(|written| written.spec.clone()),
-            slots: written.map(|written| written.slots.clone()).unwrap_or_default(),
-            translations: written.map(|written| written.translations.clone()).unwrap_or_default(),
-            guard_sources: told.sources.clone(),
-            guard: told.spec.clone(),
-            attached: self.executor.attached(),
-            unhealed: self.executor.unhealed(),
-        }
-    }
-
-    async fn act(&mut self, action: &Action) -> Result<(), ActError> {
-        debug!(%action, "acting");
-        let behind = self.guard_behind(action);
-        let carried = self.executor.carry_out(action).await?;
-        if let Some(interface) = behind {
-            self.shared.tally(|tallies| tallies.guard_repairs += 1);
-            self.tell_now(EventKind::GuardFirstAgain { interface });
-        }
-        self.tell_repair(action, carried);
-        Ok(())
-    }
-
-    /// The interface whose guard this action brings to the front again.
-    fn guard_behind(&self, action: &Action) -> Option<String> {
-        let Action::Attach { ifindex } = action else { return None };
-        let uplinks = &self.decision.desired.uplinks;
-        let uplink = uplinks.iter().find(|uplink| uplink.ifindex == Some(*ifindex));
-        self.executor
-            .guard_is_behind(*ifindex)
-            .then(|| uplink.map_or_else(|| format!("interface {ifindex}"), |uplink| uplink.interface.clone()))
-    }
-
-    /// What a stranger did is put right when the connections are healed, or with the rules while nothing is steered.
-    fn tell_repair(&mut self, action: &Action, carried: Carried) {
-        let right = match action {
-            Action::Heal { .. } => true,
-            Action::Table { .. } => !self.decision.desired.armed,
-            _ => false,
-        };
-        if !right {
-            return;
-        }
-        let Some((TableChange { what, program, pid, .. }, since)) = self.meddled.take() else { return };
-        let desired = &self.decision.desired;
-        let unguarded = (desired.armed && !desired.guard).then(|| since.elapsed());
-        self.shared.tally(|tallies| {
-            tallies.repairs += 1;
-            tallies.unguarded += unguarded.unwrap_or_default();
-        });
-        let unguarded_ms = unguarded.map(|time| u64::try_from(time.as_millis()).unwrap_or(u64::MAX));
-        self.tell_now(EventKind::TableRepaired { what, program, pid, healed: carried.healed, unguarded_ms });
-    }
-
-    fn tell_flips(&self, decision: &Decision) {
-        let (flips, exhausted) = decide::flips(&self.decision.desired, &decision.desired);
-        for flip in flips {
-            if let Some(reason) = &flip.reason {
-                let key = (flip.stream.clone(), reason.name().to_owned());
-                self.shared.tally(|tallies| *tallies.flips.entry(key).or_default() += 1);
-            }
-            self.tell_now(flip.into());
-        }
-        exhausted.into_iter().for_each(|kind| self.tell_now(kind));
-    }
-
-    fn tell(&self, events: &[Event]) {
-        events.iter().for_each(|event| self.shared.happened(event));
-    }
-
-    fn tell_now(&self, kind: EventKind) {
-        self.shared.happened(&Event { at: Timestamp::now(), kind });
-    }
-
-    fn publish(&mut self) {
-        let desired = &self.decision.desired;
-        let attached = self.executor.attached();
-        let ways = desired.uplinks.iter().filter_map(|uplink| uplink.ifindex);
-        let locks = Locks {
-            table: self.executor.written().is_some(),
-            table_owned: self.executor.table_is_owned(),
-            guard: ways.clone().count() > 0 && ways.clone().all(|ifindex| attached.contains(&ifindex)),
-            guard_armed: self.executor.told().spec.as_ref().is_some_and(|spec| spec.armed),
-            guard_error: self.no_guard().map(str::to_owned),
-        };
-        self.shared.publish(Published {
-            world: self.world.clone(),
-            decision: self.decision.clone(),
-            pending: self.pending.clone(),
-            locks,
-            config_error: self.config_error.clone(),
-            config_loaded: self.config_loaded,
-            faults: self.faults.clone(),
-            settled: self.settled,
-        });
-        if let Some(published) = self.shared.published() {
-            let headline = status::status(&self.shared, &published).headline;
-            self.outside.manager.status(&headline.sentence);
-            self.outside.steering.send_replace(headline.level != Level::Broken);
-        }
-    }
 }
 
 /// A stream that only its cgroup tells apart would leave as another's, or unsteered.
@@ -586,38 +295,4 @@ fn told_without_ebpf(config: &Config, why: &str) -> Result<(), LoadError> {
         None => Ok(()),
         Some(stream) => Err(LoadError::Cgroup { stream: stream.name.clone(), why: why.to_owned() }),
     }
-}
-
-/// What is said of a command: that the disk did not take it, too.
-async fn with_receipt(text: String, receipt: Option<Receipt>) -> String {
-    let Some(receipt) = receipt else { return text };
-    let cause = match tokio::time::timeout(KEPT, receipt).await {
-        Ok(Ok(Ok(()))) => return text,
-        Ok(Ok(Err(cause))) => cause,
-        Ok(Err(_ended)) => "the state database was closed".to_owned(),
-        Err(_late) => "the disk does not answer".to_owned(),
-    };
-    format!("{text}; it is in effect, but not on the disk yet and forgotten if the agent ends: {cause}")
-}
-
-/// An error with its causes, in one line.
-fn chain(error: &dyn std::error::Error) -> String {
-    let causes = std::iter::successors(error.source(), |cause| cause.source());
-    let mut texts = vec![error.to_string()];
-    texts.extend(causes.map(ToString::to_string));
-    texts.join(": ")
-}
-
-/// Every address of the host, as a plan sees them.
-pub(super) fn addresses(host: &Host) -> Vec<AddressAt> {
-    let entry = |entry: &Address| {
-        let link = host.links.iter().find(|link| link.index == entry.ifindex)?;
-        Some(AddressAt {
-            address: entry.address,
-            interface: link.name.clone(),
-            kind: if link.loopback { WantedKind::Tag } else { WantedKind::Source },
-            ours: entry.ours,
-        })
-    };
-    host.addresses.iter().filter_map(entry).collect()
 }

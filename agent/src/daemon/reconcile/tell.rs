@@ -1,0 +1,85 @@
+//! What others hear of a pass: events, tallies, the published picture.
+//!
+//! Owns: putting it together. Must not: change the world, or act.
+
+use jiff::Timestamp;
+use mailsteer_core::decide::{self, Decision, Event, EventKind};
+use mailsteer_core::plan::Action;
+
+use super::super::shared::Published;
+use super::super::status;
+use super::Reconciler;
+use crate::act::Carried;
+use crate::api::view::{Level, Locks};
+use crate::observe::nft::TableChange;
+
+impl Reconciler {
+    /// What a stranger did is put right when the connections are healed, or with the rules while nothing is steered.
+    pub(super) fn tell_repair(&mut self, action: &Action, carried: Carried) {
+        let right = match action {
+            Action::Heal { .. } => true,
+            Action::Table { .. } => !self.decision.desired.armed,
+            _ => false,
+        };
+        if !right {
+            return;
+        }
+        let Some((TableChange { what, program, pid, .. }, since)) = self.meddled.take() else { return };
+        let desired = &self.decision.desired;
+        let unguarded = (desired.armed && !desired.guard).then(|| since.elapsed());
+        self.shared.tally(|tallies| {
+            tallies.repairs += 1;
+            tallies.unguarded += unguarded.unwrap_or_default();
+        });
+        let unguarded_ms = unguarded.map(|time| u64::try_from(time.as_millis()).unwrap_or(u64::MAX));
+        self.tell_now(EventKind::TableRepaired { what, program, pid, healed: carried.healed, unguarded_ms });
+    }
+
+    pub(super) fn tell_flips(&self, decision: &Decision) {
+        let (flips, exhausted) = decide::flips(&self.decision.desired, &decision.desired);
+        for flip in flips {
+            if let Some(reason) = &flip.reason {
+                let key = (flip.stream.clone(), reason.name().to_owned());
+                self.shared.tally(|tallies| *tallies.flips.entry(key).or_default() += 1);
+            }
+            self.tell_now(flip.into());
+        }
+        exhausted.into_iter().for_each(|kind| self.tell_now(kind));
+    }
+
+    pub(super) fn tell(&self, events: &[Event]) {
+        events.iter().for_each(|event| self.shared.happened(event));
+    }
+
+    pub(super) fn tell_now(&self, kind: EventKind) {
+        self.shared.happened(&Event { at: Timestamp::now(), kind });
+    }
+
+    pub(super) fn publish(&mut self) {
+        let desired = &self.decision.desired;
+        let attached = self.executor.attached();
+        let ways = desired.uplinks.iter().filter_map(|uplink| uplink.ifindex);
+        let locks = Locks {
+            table: self.executor.written().is_some(),
+            table_owned: self.executor.table_is_owned(),
+            guard: ways.clone().count() > 0 && ways.clone().all(|ifindex| attached.contains(&ifindex)),
+            guard_armed: self.executor.told().spec.as_ref().is_some_and(|spec| spec.armed),
+            guard_error: self.no_guard().map(str::to_owned),
+        };
+        self.shared.publish(Published {
+            world: self.world.clone(),
+            decision: self.decision.clone(),
+            pending: self.pending.clone(),
+            locks,
+            config_error: self.config_error.clone(),
+            config_loaded: self.config_loaded,
+            faults: self.faults.clone(),
+            settled: self.settled,
+        });
+        if let Some(published) = self.shared.published() {
+            let headline = status::status(&self.shared, &published).headline;
+            self.outside.manager.status(&headline.sentence);
+            self.outside.steering.send_replace(headline.level != Level::Broken);
+        }
+    }
+}
