@@ -94,7 +94,6 @@ async fn serve(options: Options) -> Result<()> {
     let (stop, tasks) = (CancellationToken::new(), TaskTracker::new());
     // First of all: a newer version's state ends the start before anything is changed.
     let (store, kept) = Store::open(&options.state, config.config.retention)?;
-    config::keep(&options.state, &config).await;
     let shared = Arc::new(shared::Shared::new(options.clone(), store, kept.events));
     shared.look_at_state();
     serve_metrics(config.config.metrics, &shared, &stop, &tasks).await?;
@@ -103,9 +102,11 @@ async fn serve(options: Options) -> Result<()> {
     // Watched before the first look, so that no change falls between.
     watch::spawn(&tasks, &stop, &triggers, &ours)?;
     let (outside, door) = outside(&config.config, manager);
+    let text = config.text.clone();
     let mut reconciler =
         Reconciler::open(&options, paths.clone(), config, kept.word, Arc::clone(&shared), ours, outside)?;
     reconciler.reconcile_first().await;
+    config::keep(&options.state, &text).await;
 
     let ebpf = reconciler.no_guard().is_none();
     let gatherer = Arc::new(Gatherer::open(&paths, ebpf, kept.checkpoint)?);

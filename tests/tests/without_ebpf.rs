@@ -337,6 +337,10 @@ fn where_a_guard_is_required_or_a_stream_needs_it_there_is_no_start_without() {
         let failed = agent.second().unwrap();
         let text = String::from_utf8_lossy(&failed.stderr).into_owned();
         assert!(!failed.status.success() && text.contains(said), "{text}");
+        assert!(
+            !agent.state().join("last-good.toml").exists(),
+            "a boot does not start from what never steered"
+        );
         let asker = Asker::on_host(&lab, MAIL).unwrap();
         assert_eq!(asker.sources(&receiver, 4, receiver4(1)).unwrap(), own, "nothing was changed");
     }

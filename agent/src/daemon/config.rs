@@ -96,15 +96,14 @@ fn last_good_file(state: &Path) -> PathBuf {
 }
 
 /// Keeps a config that came into force. One that cannot be kept is said and changes nothing else.
-pub(super) async fn keep(state: &Path, loaded: &Loaded) {
+pub(super) async fn keep(state: &Path, text: &str) {
     let path = last_good_file(state);
-    if loaded.text.is_empty() || tokio::fs::read_to_string(&path).await.is_ok_and(|kept| kept == loaded.text)
-    {
+    if text.is_empty() || tokio::fs::read_to_string(&path).await.is_ok_and(|kept| kept == text) {
         return;
     }
     let next = path.with_extension("toml.next");
     let kept = async {
-        tokio::fs::write(&next, &loaded.text).await?;
+        tokio::fs::write(&next, text).await?;
         tokio::fs::File::open(&next).await?.sync_all().await?;
         tokio::fs::rename(&next, &path).await
     };

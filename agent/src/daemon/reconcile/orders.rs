@@ -84,7 +84,7 @@ impl Reconciler {
             self.config_error = Some(error.to_string());
             return Err(error);
         }
-        config::keep(&self.options.state, &loaded).await;
+        config::keep(&self.options.state, &loaded.text).await;
         let changed = loaded.config != *self.world.config();
         let mut warnings = loaded.warnings;
         if loaded.config.ebpf != self.world.config().ebpf {
