@@ -26,8 +26,9 @@ use crate::act::bpf::BpfPaths;
 use crate::api::view::{ConnectionRow, Outcome};
 use crate::observe::bpf::Events;
 
-/// How often the counters are read for metrics, and silent connections ended.
-const READING: Duration = Duration::from_secs(2);
+/// How often the counters are read for metrics, and silent connections ended: with thousands of sources nothing else
+/// takes more time while nothing happens (docs/performance.md).
+const READING: Duration = Duration::from_secs(3);
 
 /// Follows the kernel's records until stopped.
 pub(super) fn spawn(

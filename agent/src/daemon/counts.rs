@@ -27,6 +27,8 @@ use crate::state::{Checkpoint, Growth, Meter, Name, Outcome, Place, Reading, See
 #[derive(Clone, Debug, Default)]
 pub(super) struct Counts {
     sums: Arc<BTreeMap<Name, u64>>,
+    /// By what is counted, over all sources, streams and providers.
+    totals: Arc<BTreeMap<Outcome, u64>>,
     /// Connections that are open now, by public address: those of before a reboot never end.
     open: BTreeMap<IpAddr, u64>,
     /// Share of the conntrack table in use.
@@ -60,7 +62,19 @@ impl Counts {
 
     /// The sum over all sources, streams and providers.
     pub(super) fn total(&self, outcome: Outcome) -> u64 {
-        self.sums.iter().filter(|(name, _)| name.outcome == outcome).map(|(_, sum)| sum).sum()
+        self.totals.get(&outcome).copied().unwrap_or_default()
+    }
+
+    /// These sums instead; where they are the same as before, so are their totals.
+    fn with_sums(self, sums: &Arc<BTreeMap<Name, u64>>, before: &Self) -> Self {
+        let totals = if Arc::ptr_eq(sums, &before.sums) {
+            Arc::clone(&before.totals)
+        } else {
+            let mut totals: BTreeMap<Outcome, u64> = BTreeMap::new();
+            sums.iter().for_each(|(name, sum)| *totals.entry(name.outcome).or_default() += sum);
+            Arc::new(totals)
+        };
+        Self { sums: Arc::clone(sums), totals, ..self }
     }
 
     /// Packets held, by reason; those of which there were none, too.
@@ -143,7 +157,7 @@ impl Counts {
         let sums = counted.into_iter().map(|(source, stream, outcome, sum)| {
             (Name { source, stream: stream.into(), provider: "other".into(), outcome }, sum)
         });
-        Self { sums: Arc::new(sums.collect()), ..Self::default() }
+        Self::default().with_sums(&Arc::new(sums.collect()), &Self::default())
     }
 }
 
@@ -200,8 +214,13 @@ pub(super) struct Gatherer {
     boot: String,
     /// Readings are taken in one after the other, in the order in which they are made.
     counting: tokio::sync::Mutex<Checkpoint>,
+    /// The connections' counters as they were read last.
+    last: Mutex<Apart>,
     jumps: Mutex<Jumps>,
 }
+
+/// What the programs counted, and what the sweep ended.
+type Apart = [BTreeMap<CounterKey, Counters>; 2];
 
 impl Gatherer {
     /// Opens the pinned maps, where there are any, and goes on from what was kept.
@@ -209,7 +228,7 @@ impl Gatherer {
         let boot = std::fs::read_to_string("/proc/sys/kernel/random/boot_id")?.trim().to_owned();
         let reader = if ebpf { Some(Mutex::new(Reader::open(&paths.bpffs)?)) } else { None };
         let (counting, jumps) = (tokio::sync::Mutex::new(kept), Mutex::new(Jumps::watch()));
-        Ok(Self { reader, bpffs: paths.bpffs.clone(), boot, counting, jumps })
+        Ok(Self { reader, bpffs: paths.bpffs.clone(), boot, counting, last: Mutex::default(), jumps })
     }
 
     /// What is to be kept.
@@ -221,6 +240,8 @@ impl Gatherer {
     /// stays as it was.
     pub(super) async fn gather(&self, shared: &Shared) {
         let mut counting = self.counting.lock().await;
+        // Before anything is read: what is read once and not taken in would not be taken in later.
+        let Some(published) = shared.published() else { return };
         let (mut reading, mut faults) = (Reading::new(), Vec::new());
         if let Some(reader) = self.reader() {
             if bpf_maps::others_stand(&self.bpffs) {
@@ -235,16 +256,15 @@ impl Gatherer {
             Ok(table) => self.table(&mut reading, &table),
             Err(error) => faults.push(format!("the table's counters cannot be read: {error}")),
         }
-        let Some(published) = shared.published() else { return };
         let now = Timestamp::now();
         facts(&published, &mut counting.sources, now);
         let names = Names::of(&published, &counting.sources);
-        let open = if self.reader.is_some() { open(&reading, &names) } else { BTreeMap::new() };
+        let open = open(&self.last(), &names);
         self.inherit(&mut counting, &reading);
         let growth = counting.ledger.take_in(reading, |meter| names.name(meter));
         served(&growth, &mut counting.sources, now);
-        let (sums, partial) = (Arc::clone(counting.ledger.sums()), self.reader.is_none());
-        let mut counts = Counts { sums, open, partial, faults, ..Counts::default() };
+        let counts = Counts { open, partial: self.reader.is_none(), faults, ..Counts::default() };
+        let mut counts = counts.with_sums(counting.ledger.sums(), &shared.counts());
         if let Some(by) = self.jumps.lock().unwrap_or_else(PoisonError::into_inner).look() {
             let grew = counting.growth.values_mut().filter_map(|growth| growth.last.as_mut());
             grew.for_each(|last| *last = last.checked_add(by).unwrap_or(*last));
@@ -290,9 +310,14 @@ impl Gatherer {
 
     fn maps(&self, reader: &Reader, reading: &mut Reading) -> Result<(), ReadError> {
         let origins = reader.origins();
-        let [counted, swept] = reader.apart()?;
-        reading.insert(Place::Counters, self.seen(origins.counters, connections(counted)));
-        reading.insert(Place::Swept, self.seen(origins.swept, connections(swept)));
+        let apart = reader.apart()?;
+        // On a host that idles with thousands of sources nothing costs more than to take in that nothing is new.
+        if *self.last() != apart {
+            let [counted, swept] = &apart;
+            reading.insert(Place::Counters, self.seen(origins.counters, connections(counted)));
+            reading.insert(Place::Swept, self.seen(origins.swept, connections(swept)));
+            *self.last() = apart;
+        }
         let held = HELD.into_iter().zip(reader.held()?);
         reading.insert(Place::Held, self.seen(origins.held, held.map(|(outcome, n)| (nobody(outcome), n))));
         // Before the sum of which they are parts, so that the sum is never the smaller one.
@@ -326,6 +351,10 @@ impl Gatherer {
         Seen { origin: format!("{}/{origin}", self.boot), values }
     }
 
+    fn last(&self) -> MutexGuard<'_, Apart> {
+        self.last.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn reader(&self) -> Option<MutexGuard<'_, Reader>> {
         Some(self.reader.as_ref()?.lock().unwrap_or_else(PoisonError::into_inner))
     }
@@ -336,8 +365,8 @@ const fn nobody(outcome: Outcome) -> Meter {
     Meter { lane: 0, source: 0, outcome }
 }
 
-fn connections(counted: BTreeMap<CounterKey, Counters>) -> impl Iterator<Item = (Meter, u64)> {
-    counted.into_iter().flat_map(|(key, counters)| {
+fn connections(counted: &BTreeMap<CounterKey, Counters>) -> impl Iterator<Item = (Meter, u64)> {
+    counted.iter().flat_map(|(key, counters)| {
         let lane = u8::try_from(key.lane).unwrap_or_default();
         let meter = move |outcome| Meter { lane, source: key.source, outcome };
         [
@@ -387,16 +416,12 @@ fn counted_by(counter: Counter) -> Option<Meter> {
 }
 
 /// Connections that these maps saw begin and not end.
-fn open(reading: &Reading, names: &Names) -> BTreeMap<IpAddr, u64> {
-    let mut pairs: BTreeMap<(u8, u16), (u64, u64)> = BTreeMap::new();
-    let seen = [Place::Counters, Place::Swept].into_iter().filter_map(|place| reading.get(&place));
-    for (meter, value) in seen.flat_map(|seen| &seen.values) {
-        let (begun, ended) = pairs.entry((meter.lane, meter.source)).or_default();
-        match meter.outcome {
-            Outcome::Attempted => *begun += value,
-            Outcome::Closed => *ended += value,
-            _ => {}
-        }
+fn open(apart: &Apart, names: &Names) -> BTreeMap<IpAddr, u64> {
+    let mut pairs: BTreeMap<(u16, u16), (u64, u64)> = BTreeMap::new();
+    for (key, counters) in apart.iter().flatten() {
+        let (begun, ended) = pairs.entry((key.lane, key.source)).or_default();
+        *begun += counters.attempts;
+        *ended += counters.closed;
     }
     let mut open = BTreeMap::new();
     for ((_, source), (begun, ended)) in pairs {
