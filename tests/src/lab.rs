@@ -50,7 +50,11 @@ impl Lab {
             mail: if options.unprivileged { NetNs::unprivileged("mail")? } else { NetNs::new("mail")? },
             world: NetNs::new("world")?,
             containers: (0..options.containers)
-                .map(|n| NetNs::new(&format!("container{n}")))
+                .map(|n| {
+                    let name = format!("container{n}");
+                    let remapped = n + options.remapped >= options.containers;
+                    if remapped { NetNs::unprivileged(&name) } else { NetNs::new(&name) }
+                })
                 .collect::<Result<_>>()?,
             options,
             tunnels: Mutex::default(),
@@ -93,6 +97,14 @@ impl Lab {
         let mut command = self.mail.command(program);
         Cgroup::enter(self.cgroup()?, &mut command)?;
         Ok(command)
+    }
+
+    /// Lets `work` have container `n` for the mail host: what it starts there runs in the container.
+    pub fn inside<T>(&mut self, n: usize, work: impl FnOnce(&Self) -> T) -> T {
+        std::mem::swap(&mut self.mail, &mut self.containers[n]);
+        let done = work(self);
+        std::mem::swap(&mut self.mail, &mut self.containers[n]);
+        done
     }
 
     /// Hangs up a point-to-point uplink: its interface is gone, at both ends.

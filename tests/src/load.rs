@@ -107,10 +107,21 @@ impl Load {
     /// # Errors
     /// When the program is not built or cannot start.
     pub fn start(&self, ns: &NetNs) -> Result<Running> {
+        self.start_among(ns, None)
+    }
+
+    /// The same, as a user of the user namespace that owns `users`: `uid` and `gid` are numbers of that one.
+    ///
+    /// # Errors
+    /// As [`Load::start`].
+    pub fn start_among(&self, ns: &NetNs, users: Option<&NetNs>) -> Result<Running> {
         let mut command: Command = ns.command(tool("lab-load")?);
         command.arg(serde_json::to_string(self)?).stdin(Stdio::piped()).stdout(Stdio::piped());
         if let Some(cgroup) = &self.cgroup {
             Cgroup::enter(cgroup, &mut command)?;
+        }
+        if let Some(users) = users {
+            users.as_its_root(&mut command);
         }
         Ok(Running { child: command.spawn().context("cannot start lab-load")? })
     }

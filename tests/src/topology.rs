@@ -22,6 +22,8 @@ pub struct Options {
     pub ipv6: bool,
     /// How many containers are behind the bridge.
     pub containers: usize,
+    /// How many of these, from the last on, have a user namespace of their own, as with `userns-remap`.
+    pub remapped: usize,
     /// How many sources of each family are on the host before the agent comes (for adoption), at each uplink.
     pub plumbed: usize,
     /// Strict reverse path filter on the mail host's uplinks.
@@ -37,6 +39,7 @@ impl Default for Options {
             tunnels: 0,
             ipv6: true,
             containers: 0,
+            remapped: 0,
             plumbed: 0,
             strict_rp_filter: false,
             unprivileged: false,
@@ -114,8 +117,12 @@ pub fn receiver6(n: u16) -> IpAddr {
 pub const DNS: Ipv4Addr = Ipv4Addr::new(203, 0, 113, 53);
 /// A private relay, reached by uplink a.
 pub const RELAY: Ipv4Addr = Ipv4Addr::new(10, 0, 0, 25);
-/// The containers' bridge.
-pub const BRIDGE: &str = "br-mail";
+/// The containers' bridge, and its networks: those of a mailcow.
+pub const BRIDGE: &str = "br-mailcow";
+/// The containers' IPv4 network.
+pub const BRIDGE_NET4: &str = "172.22.1.0/24";
+/// The containers' IPv6 network.
+pub const BRIDGE_NET6: &str = "fd4d:6169:6c63:6f77::/64";
 
 /// IPv4 address of container `n` (from 0).
 #[must_use]
@@ -304,5 +311,5 @@ fn masquerade(mail: &NetNs) -> Result<()> {
              {word} saddr {net} oifname != \"{BRIDGE}\" masquerade\n}}\n}}\n"
         )
     };
-    mail.nft(&(table("ip", "ip", "172.22.1.0/24") + &table("ip6", "ip6", "fd4d:6169:6c63:6f77::/64")))
+    mail.nft(&(table("ip", "ip", BRIDGE_NET4) + &table("ip6", "ip6", BRIDGE_NET6)))
 }

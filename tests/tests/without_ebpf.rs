@@ -24,6 +24,7 @@ const HOSTED: Options = Options {
     tunnels: 0,
     ipv6: true,
     containers: 0,
+    remapped: 0,
     plumbed: 0,
     strict_rp_filter: false,
     unprivileged: true,
