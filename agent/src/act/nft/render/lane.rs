@@ -37,14 +37,18 @@ pub(super) fn title(lane: &Lane) -> String {
     format!("{}{}{}", lane.stream, chain::AT, lane.provider)
 }
 
+/// Whether it takes connections of containers or other hosts only, and none of this host's sockets.
+const fn is_forwarded(who: &LaneMatch) -> bool {
+    !(who.subnets.is_empty() && who.via.is_empty())
+}
+
 /// The rules that send a lane's connections to its chain.
 pub(super) fn matches(lane: &Lane, origin: Origin, cgroups: &[&str]) -> Vec<Line> {
     let who = &lane.matches;
     let local_only =
         !(who.uids.is_empty() && who.gids.is_empty() && who.cgroups.is_empty() && who.tags.is_empty());
-    let forwarded_only = !(who.subnets.is_empty() && who.via.is_empty());
     let elsewhere = match origin {
-        Origin::Local => forwarded_only,
+        Origin::Local => is_forwarded(who),
         Origin::Forwarded => local_only,
     };
     if elsewhere {
@@ -175,8 +179,15 @@ pub(super) fn chain_of(spec: &LaneSpec, armed: bool, timeouts: bool) -> Vec<Line
     rules
 }
 
-/// Slots that refuse. IPv4 answers "prohibited"; IPv6 answers a reset, since Linux drops an ICMPv6 error for a socket
-/// that is just connecting and would notice only at its first retransmission, a second later.
+/// Whether a new connection of this family can be told "prohibited", which reads as this host's doing. IPv6 gets a reset,
+/// since Linux drops an ICMPv6 error for a socket that is just connecting and would notice only at its first
+/// retransmission, a second later. So do containers: the kernel sends one host 6 ICMP errors in a row and then one a second
+/// (`net.ipv4.icmp_ratelimit`), except by lo, and the others would time out.
+fn is_prohibited(lane: &Lane, family: Family) -> bool {
+    family == Family::V4 && !is_forwarded(&lane.matches)
+}
+
+/// Slots that refuse.
 fn refusals(lane: &Lane) -> Vec<Line> {
     let applies = |reason, family| match reason {
         RefuseReason::Exhausted => true,
@@ -194,10 +205,7 @@ fn refusals(lane: &Lane) -> Vec<Line> {
                     count(Counter::Refused(lane.id, reason)),
                     // An entry that outlives this packet must not bear the refusal as if it were a source.
                     set(ct_mark(), number(0)),
-                    match family {
-                        Family::V4 => prohibit(),
-                        Family::V6 => reset(),
-                    },
+                    if is_prohibited(lane, family) { prohibit() } else { reset() },
                 ],
                 "a decision, which refuses",
             ));
@@ -211,23 +219,28 @@ fn unplaceable(lane: &Lane) -> Vec<Line> {
     let untracked = || is(ct("state"), any_of([text("invalid"), text("untracked")]));
     let counted = |cause| count(Counter::Rejected(lane.id, cause));
     let why = "a stranger's notrack rule, or invalid: no source can be set";
-    vec![
+    let told = |family| {
         Line::new(
             vec![
-                of_family(Family::V4),
+                of_family(family),
                 untracked(),
                 is(tcp_flags(), text("syn")),
                 counted(RejectCause::Untracked),
                 prohibit(),
             ],
             why,
-        ),
+        )
+    };
+    let mut rules: Vec<Line> =
+        Family::BOTH.into_iter().filter(|family| is_prohibited(lane, *family)).map(told).collect();
+    rules.extend([
         Line::new(vec![untracked(), counted(RejectCause::Untracked), reset()], why),
         Line::new(
             vec![is_not(tcp_flags(), text("syn")), counted(RejectCause::Midstream), reset()],
             "its conntrack entry was lost, and its address with it",
         ),
-    ]
+    ]);
+    rules
 }
 
 fn draws(spec: &LaneSpec) -> Vec<Line> {
