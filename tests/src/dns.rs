@@ -60,6 +60,16 @@ impl Records {
         }
         self.mx(domain, 10, &exchange)
     }
+
+    /// The name that a receiver finds for an address.
+    #[must_use]
+    pub fn reverse(&self, address: IpAddr) -> Option<String> {
+        let at = Name::from(address);
+        self.records.iter().filter(|record| record.name == at).find_map(|record| match &record.data {
+            RData::PTR(name) => Some(name.to_ascii().trim_end_matches('.').to_owned()),
+            _ => None,
+        })
+    }
 }
 
 fn fqdn(name: &str) -> Result<Name> {

@@ -18,6 +18,7 @@ pub mod exec;
 pub mod host_state;
 pub mod lab;
 pub mod load;
+pub mod mta;
 pub mod netns;
 pub mod ordeal;
 mod packages;

@@ -1,7 +1,7 @@
 //! What a bare Debian 12 lacks: shown first, then installed.
 //!
-//! Owns: the list of needs and how each is met. Must not: install anything unasked, or ask in CI. Postfix is not
-//! installed at all: the tests unpack its package below `target`.
+//! Owns: the list of needs and how each is met. Must not: install anything unasked, or ask in CI. MTAs are not
+//! installed at all: the tests unpack their packages below `target`.
 
 use std::io::{BufRead as _, Write as _};
 use std::path::PathBuf;

@@ -1,27 +1,23 @@
 //! A real, unmodified Debian Postfix on the mail host, without installing it.
 //!
-//! Owns: its unpacked files, its instance (private /usr, /etc and /var over the machine's), its life, its log and
-//! queue. Must not: write to the machine's own directories. The binaries are at their stock paths, chrooted as
-//! Debian has them, so what is tested is what people run.
+//! Owns: which packages it takes, its config, its life, its log and queue. Must not: know how an instance is mounted.
+//! Its daemons are chrooted as Debian has them, so what is tested is what people run.
 
 mod instance;
-mod submit;
 
 use std::collections::BTreeMap;
-use std::fs;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
 
-use crate::exec;
 use crate::lab::Lab;
-use crate::netns::NetNs;
+use crate::mta::{Instance, Mta, TAGS};
 use crate::packages;
 use crate::poll;
 
+pub use crate::mta::{Pace, SUBMIT, Submitting};
 pub use instance::UID;
-pub use submit::{Pace, Submitting};
 
 /// Postfix, and what it links to that a bare Debian may lack.
 const PACKAGES: [&str; 7] =
@@ -31,9 +27,6 @@ const PACKAGES: [&str; 7] =
 fn unpack() -> Result<PathBuf> {
     packages::unpack("root", &PACKAGES)
 }
-
-/// Where messages are handed in.
-pub const SUBMIT: &str = "127.0.0.1:2525";
 
 /// What is to be different from stock.
 #[derive(Clone, Debug, Default)]
@@ -65,10 +58,7 @@ pub struct Delivery {
 /// A running Postfix.
 #[derive(Debug)]
 pub struct Postfix {
-    ns: NetNs,
-    dir: PathBuf,
-    mounts: fs::File,
-    cgroup: PathBuf,
+    instance: Instance,
 }
 
 impl Postfix {
@@ -77,10 +67,7 @@ impl Postfix {
     /// # Errors
     /// When the packages cannot be had, or it does not start: the error holds its log.
     pub fn start(lab: &Lab, settings: &Settings) -> Result<Self> {
-        let dir = lab.dir().join("postfix");
-        instance::write(&dir, settings)?;
-        let mounts = instance::mounts(&dir, &unpack()?)?;
-        let postfix = Self { ns: lab.mail.clone(), dir, mounts, cgroup: lab.cgroup()?.to_owned() };
+        let postfix = Self { instance: instance::files(lab, settings)?.mount(lab)? };
         postfix.tool(&["postfix", "start"]).map_err(|e| e.context(postfix.log().unwrap_or_default()))?;
         poll::until_true(Duration::from_secs(20), "Postfix to answer", || {
             postfix.submit(0, |_| String::new()).is_ok()
@@ -94,7 +81,7 @@ impl Postfix {
     /// # Errors
     /// When one is not taken.
     pub fn submit(&self, count: usize, to: impl Fn(usize) -> String + Sync) -> Result<()> {
-        submit::at_once(&self.ns, count, to)
+        self.instance.submit(count, to)
     }
 
     /// Starts to hand in messages at a pace, message `n` to the recipient `to(n)`.
@@ -106,7 +93,7 @@ impl Postfix {
         pace: Pace,
         to: impl Fn(usize) -> String + Send + Sync + 'static,
     ) -> Result<Submitting> {
-        submit::at(&self.ns, pace, to)
+        self.instance.submit_at(pace, to)
     }
 
     /// Its log so far.
@@ -114,7 +101,7 @@ impl Postfix {
     /// # Errors
     /// When it cannot be read.
     pub fn log(&self) -> Result<String> {
-        Ok(fs::read_to_string(self.dir.join("var/log/mail.log"))?)
+        self.instance.read("var/log/mail.log")
     }
 
     /// Every delivery attempt in the log, in its order.
@@ -168,11 +155,7 @@ impl Postfix {
     /// # Errors
     /// When it fails.
     pub fn tool(&self, args: &[&str]) -> Result<String> {
-        let mut command = self.ns.command("/usr/bin/env");
-        command.args(args);
-        crate::cgroup::Cgroup::enter(&self.cgroup, &mut command)?;
-        instance::enter(&self.mounts, &mut command)?;
-        exec::output(&mut command)
+        self.instance.tool(args)
     }
 
     /// Stops it.
@@ -181,6 +164,36 @@ impl Postfix {
     /// When it does not.
     pub fn stop(self) -> Result<()> {
         self.tool(&["postfix", "stop"]).map(drop).map_err(|e| e.context(self.log().unwrap_or_default()))
+    }
+}
+
+impl Mta for Postfix {
+    const NAME: &'static str = "Postfix";
+    const UID: u32 = UID;
+
+    fn start(lab: &Lab, marketing: &[&str]) -> Result<Self> {
+        let settings = Settings {
+            main: Vec::new(),
+            transports: BTreeMap::from([("marketing".to_owned(), TAGS.join(" "))]),
+            routes: marketing.iter().map(|&domain| (domain.to_owned(), "marketing".to_owned())).collect(),
+        };
+        Self::start(lab, &settings)
+    }
+
+    fn instance(&self) -> &Instance {
+        &self.instance
+    }
+
+    fn queue(&self) -> Result<Vec<String>> {
+        self.queue()
+    }
+
+    fn log(&self) -> Result<String> {
+        self.log()
+    }
+
+    fn stop(self) -> Result<()> {
+        self.stop()
     }
 }
 

@@ -1,6 +1,6 @@
 //! Handing messages in, by SMTP as a web application does: at once, or at a pace.
 //!
-//! Owns: the sessions with Postfix's own port. Must not: wait for delivery.
+//! Owns: the sessions with the MTA's own port. Must not: wait for delivery.
 
 use std::io::{BufRead as _, BufReader, Write as _};
 use std::net::{SocketAddr, TcpStream};
@@ -110,7 +110,7 @@ impl Session {
             let mut line = String::new();
             self.reader.read_line(&mut line)?;
             if !line.starts_with(code) {
-                bail!("Postfix said {line:?}, not {code}");
+                bail!("the MTA said {line:?}, not {code}");
             }
             if line.as_bytes().get(3) != Some(&b'-') {
                 return Ok(());

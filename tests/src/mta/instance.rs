@@ -1,0 +1,253 @@
+//! One instance: its /etc and /var as layers over the machine's, its own /run, in a mount namespace of its own.
+//!
+//! Owns: those files and that namespace, and running commands in it. Must not: know which MTA it is.
+
+use std::fs::{self, File};
+use std::os::unix::fs::{PermissionsExt as _, chown};
+use std::os::unix::process::CommandExt as _;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::thread;
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, anyhow};
+use nix::mount::{MsFlags, mount};
+use nix::sched::{CloneFlags, setns, unshare};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+
+use super::submit::{self, Pace, Submitting};
+use crate::cgroup::Cgroup;
+use crate::exec;
+use crate::lab::Lab;
+use crate::netns::NetNs;
+use crate::poll;
+use crate::topology::DNS;
+
+/// What a host's resolver is told: the lab's names, and no others.
+const RESOLVER: [(&str, &str); 2] = [
+    ("hosts", "127.0.0.1 localhost\n::1 localhost\n"),
+    ("nsswitch.conf", "passwd: files\ngroup: files\nhosts: files dns\nservices: files\n"),
+];
+
+/// The files of an instance that is not mounted yet.
+#[derive(Debug)]
+pub struct Files {
+    dir: PathBuf,
+    packages: PathBuf,
+}
+
+/// An instance that commands can be run in.
+#[derive(Debug)]
+pub struct Instance {
+    ns: NetNs,
+    dir: PathBuf,
+    mounts: File,
+    cgroup: PathBuf,
+}
+
+impl Files {
+    /// Those of an instance of this name, over what is unpacked at `packages`, with these users and groups.
+    ///
+    /// # Errors
+    /// When they cannot be written.
+    pub(crate) fn new(
+        lab: &Lab,
+        name: &str,
+        packages: &Path,
+        users: &[(&str, u32)],
+        groups: &[(&str, u32)],
+    ) -> Result<Self> {
+        let files = Self { dir: lab.dir().join(name), packages: packages.to_owned() };
+        for made in ["etc", "etc.work", "var/log", "var.work", "run"] {
+            files.make(made)?;
+        }
+        // The lab's directory is in the way of the MTA's own user.
+        for open in [&*files.dir, lab.dir()] {
+            fs::set_permissions(open, fs::Permissions::from_mode(0o755))?;
+        }
+        let passwd =
+            users.iter().map(|(name, id)| format!("{name}:x:{id}:{id}::/nonexistent:/usr/sbin/nologin\n"));
+        files.write("etc/passwd", &(fs::read_to_string("/etc/passwd")? + &passwd.collect::<String>()))?;
+        let group = users.iter().chain(groups).map(|(name, id)| format!("{name}:x:{id}:\n"));
+        files.write("etc/group", &(fs::read_to_string("/etc/group")? + &group.collect::<String>()))?;
+        files.resolver("etc")?;
+        Ok(files)
+    }
+
+    /// What is needed to find names, in this directory.
+    ///
+    /// # Errors
+    /// When it cannot be written.
+    pub(crate) fn resolver(&self, etc: &str) -> Result<()> {
+        let services =
+            fs::read_to_string("/etc/services").unwrap_or_else(|_| "smtp 25/tcp\ndomain 53/udp\n".into());
+        self.write(&format!("{etc}/services"), &services)?;
+        self.write(&format!("{etc}/resolv.conf"), &format!("nameserver {DNS}\noptions timeout:2\n"))?;
+        RESOLVER.iter().try_for_each(|(name, text)| self.write(&format!("{etc}/{name}"), text))
+    }
+
+    /// A path of the instance's, without the first slash, as it is outside.
+    #[must_use]
+    pub(crate) fn path(&self, inside: &str) -> PathBuf {
+        self.dir.join(inside)
+    }
+
+    /// Makes a directory.
+    ///
+    /// # Errors
+    /// When that fails.
+    pub(crate) fn make(&self, inside: &str) -> Result<()> {
+        Ok(fs::create_dir_all(self.path(inside))?)
+    }
+
+    /// Makes a directory that belongs to a user and its group.
+    ///
+    /// # Errors
+    /// When that fails.
+    pub(crate) fn make_for(&self, inside: &str, id: u32) -> Result<()> {
+        self.make(inside)?;
+        Ok(chown(self.path(inside), Some(id), Some(id))?)
+    }
+
+    /// Writes a file, and its directory where that is not there.
+    ///
+    /// # Errors
+    /// When that fails.
+    pub(crate) fn write(&self, inside: &str, text: &str) -> Result<()> {
+        let path = self.path(inside);
+        fs::create_dir_all(path.parent().unwrap_or(&self.dir))?;
+        fs::write(&path, text).with_context(|| format!("cannot write {}", path.display()))
+    }
+
+    /// Copies a directory of the packages' /etc.
+    ///
+    /// # Errors
+    /// When it is not there.
+    pub(crate) fn copy_etc(&self, name: &str) -> Result<()> {
+        let from = self.packages.join("etc").join(name);
+        exec::output(Command::new("cp").arg("-a").arg(from).arg(self.path("etc"))).map(drop)
+    }
+
+    /// A mount namespace that shows the files at their stock places.
+    ///
+    /// One for all commands: two overlays over the same files would not see each other's locks.
+    ///
+    /// # Errors
+    /// When a layer cannot be mounted.
+    pub(crate) fn mount(self, lab: &Lab) -> Result<Instance> {
+        let layers = [
+            ("/usr", format!("lowerdir={}:/usr", self.packages.join("usr").display())),
+            ("/etc", self.layer("etc")),
+            ("/var", self.layer("var")),
+        ];
+        let run = self.path("run");
+        let mounts = thread::scope(|scope| {
+            scope
+                .spawn(|| -> Result<File> {
+                    // Takes this thread's view of the file system apart from the process's.
+                    unshare(CloneFlags::CLONE_NEWNS)?;
+                    let none = None::<&str>;
+                    mount(none, "/", none, MsFlags::MS_REC | MsFlags::MS_PRIVATE, none)?;
+                    for (at, options) in &layers {
+                        mount(
+                            Some("overlay"),
+                            *at,
+                            Some("overlay"),
+                            MsFlags::empty(),
+                            Some(options.as_str()),
+                        )
+                        .with_context(|| format!("an overlay over {at}"))?;
+                    }
+                    mount(Some(&run), "/run", none, MsFlags::MS_BIND, none).context("an own /run")?;
+                    Ok(File::open("/proc/thread-self/ns/mnt")?)
+                })
+                .join()
+                .map_err(|_| anyhow!("the thread that mounts panicked"))?
+        })?;
+        Ok(Instance { ns: lab.mail.clone(), dir: self.dir, mounts, cgroup: lab.cgroup()?.to_owned() })
+    }
+
+    fn layer(&self, name: &str) -> String {
+        let upper = self.path(name);
+        format!("lowerdir=/{name},upperdir={},workdir={}.work", upper.display(), upper.display())
+    }
+}
+
+impl Instance {
+    /// A command in it: on the mail host's network, in its cgroup.
+    ///
+    /// # Errors
+    /// When the cgroup is gone.
+    pub fn command(&self, args: &[&str]) -> Result<Command> {
+        let mut command = self.ns.command("/usr/bin/env");
+        command.args(args);
+        Cgroup::enter(&self.cgroup, &mut command)?;
+        let mounts = self.mounts.try_clone()?;
+        // SAFETY: between fork and exec the closure makes one system call and allocates nothing.
+        unsafe {
+            command.pre_exec(move || setns(&mounts, CloneFlags::CLONE_NEWNS).map_err(std::io::Error::from));
+        }
+        Ok(command)
+    }
+
+    /// Runs one of its programs as its administrator would.
+    ///
+    /// # Errors
+    /// When it fails.
+    pub fn tool(&self, args: &[&str]) -> Result<String> {
+        exec::output(&mut self.command(args)?)
+    }
+
+    /// A file that it wrote, without the first slash.
+    ///
+    /// # Errors
+    /// When it cannot be read.
+    pub fn read(&self, inside: &str) -> Result<String> {
+        let path = self.dir.join(inside);
+        fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))
+    }
+
+    /// Hands in `count` messages over one connection, message `n` to the recipient `to(n)`.
+    ///
+    /// # Errors
+    /// When one is not taken.
+    pub fn submit(&self, count: usize, to: impl Fn(usize) -> String + Sync) -> Result<()> {
+        submit::at_once(&self.ns, count, to)
+    }
+
+    /// Starts to hand in messages at a pace, message `n` to the recipient `to(n)`.
+    ///
+    /// # Errors
+    /// When a session's thread cannot be started.
+    pub fn submit_at(
+        &self,
+        pace: Pace,
+        to: impl Fn(usize) -> String + Send + Sync + 'static,
+    ) -> Result<Submitting> {
+        submit::at(&self.ns, pace, to)
+    }
+
+    /// Waits until it takes messages.
+    ///
+    /// # Errors
+    /// When it does not in time.
+    pub fn wait_ready(&self, within: Duration) -> Result<()> {
+        poll::until_true(within, "the MTA to answer", || self.submit(0, |_| String::new()).is_ok())
+    }
+
+    /// Ends the daemon whose process id is in this file, without the first slash, as its init script does, and waits
+    /// until it takes no more messages.
+    ///
+    /// # Errors
+    /// When it goes on.
+    pub(crate) fn terminate(&self, pid_file: &str) -> Result<()> {
+        let pid = self.read(pid_file)?;
+        // What follows in the file's other lines is the command.
+        let pid = pid.lines().next().unwrap_or_default().trim().parse()?;
+        kill(Pid::from_raw(pid), Signal::SIGTERM).context("the MTA had ended already")?;
+        poll::until_true(Duration::from_secs(20), "the MTA's end", || {
+            self.submit(0, |_| String::new()).is_err()
+        })
+    }
+}
