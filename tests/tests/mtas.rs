@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use mailsteer_tests::capture::WireReport;
 use mailsteer_tests::dns::{Dns, Records};
-use mailsteer_tests::mta::{Exim, HOSTNAME, Mta, Pace, TAGS};
+use mailsteer_tests::mta::{Exim, HOSTNAME, Mta, OpenSmtpd, Pace, TAGS};
 use mailsteer_tests::receiver::Connection;
 use mailsteer_tests::topology::{receiver4, receiver6, uplinks};
 use mailsteer_tests::{Agent, Capture, Lab, Options, Postfix, Receiver, poll, strangers};
@@ -21,6 +21,9 @@ const ROUNDS: usize = 3;
 /// Recipient domains of marketing, by family.
 const NEWS: u8 = 6;
 
+/// The last byte of the first receiver of transactional mail.
+const SHOP: u8 = 100;
+
 /// A recipient domain with the one receiver that it has.
 struct Domain {
     name: String,
@@ -29,18 +32,23 @@ struct Domain {
 }
 
 impl Domain {
-    /// One domain of each family for transactional mail; several for marketing, whose pool is sticky.
-    fn all() -> Vec<Self> {
+    /// So many domains of each family for transactional mail; several for marketing, whose pool is sticky.
+    fn all(shops: u8) -> Vec<Self> {
         let domain =
             |name: &str, receiver, marketing| Self { name: format!("{name}.example"), receiver, marketing };
-        let shops = [domain("shop4", receiver4(1), false), domain("shop6", receiver6(1), false)];
+        let shops = (0..shops).flat_map(|n| {
+            [
+                domain(&format!("shop{n}v4"), receiver4(SHOP + n), false),
+                domain(&format!("shop{n}v6"), receiver6(u16::from(SHOP + n)), false),
+            ]
+        });
         let news = (1..=NEWS).flat_map(|n| {
             [
                 domain(&format!("news{n}v4"), receiver4(10 + n), true),
                 domain(&format!("news{n}v6"), receiver6(u16::from(10 + n)), true),
             ]
         });
-        shops.into_iter().chain(news).collect()
+        shops.chain(news).collect()
     }
 
     /// Message `n` goes to both streams by turns, and within a stream to all of its domains by turns.
@@ -88,17 +96,23 @@ fn by_tag() -> String {
 
 #[test]
 fn postfix() {
-    steers::<Postfix>(&by_tag());
+    steers::<Postfix>(&by_tag(), 1);
 }
 
 #[test]
 fn exim() {
-    steers::<Exim>(&by_tag());
+    steers::<Exim>(&by_tag(), 1);
 }
 
-/// The test. `marketing` is how the agent tells that stream.
-fn steers<M: Mta>(marketing: &str) {
-    let domains = Domain::all();
+#[test]
+fn opensmtpd() {
+    // It sends all that goes to one receiver over one connection: weights show over many receivers only.
+    steers::<OpenSmtpd>(&by_tag(), 60);
+}
+
+/// The test. `marketing` is how the agent tells that stream, `shops` how many receivers of each family the other has.
+fn steers<M: Mta>(marketing: &str, shops: u8) {
+    let domains = Domain::all(shops);
     let lab = Lab::new(Options { uplinks: 1, ..Options::default() }).unwrap();
     let receiver = Receiver::start(&lab.world, 25).unwrap();
     let records = records(&domains);
@@ -107,7 +121,7 @@ fn steers<M: Mta>(marketing: &str) {
     let news: Vec<&str> = domains.iter().filter(|d| d.marketing).map(|d| d.name.as_str()).collect();
     let mta = M::start(&lab, &news).unwrap();
     let capture = Capture::start(&lab.world, &["wa"], 25).unwrap();
-    let all = Domain::all();
+    let all = Domain::all(shops);
     let to = move |n: usize| format!("user{n}@{}", Domain::of(&all, n).name);
     let submitting = mta.instance().submit_at(PACE, to).unwrap();
     let log = |e: anyhow::Error| e.context(mta.log().unwrap_or_default());
@@ -229,7 +243,9 @@ fn assert_sticky(connections: &[Connection]) {
     for connection in connections {
         sources.entry(connection.to).or_default().insert(connection.peer.ip());
     }
-    sources.retain(|receiver, _| ![receiver4(1), receiver6(1)].contains(receiver));
+    let news: Vec<IpAddr> =
+        (1..=NEWS).flat_map(|n| [receiver4(10 + n), receiver6(u16::from(10 + n))]).collect();
+    sources.retain(|receiver, _| news.contains(receiver));
     assert_eq!(sources.len(), 2 * usize::from(NEWS));
     assert!(sources.values().all(|of| of.len() == 1), "{sources:?}");
     let used: BTreeSet<_> = sources.into_values().flatten().collect();

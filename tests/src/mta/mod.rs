@@ -6,6 +6,7 @@
 
 pub mod exim;
 mod instance;
+pub mod opensmtpd;
 mod submit;
 
 use anyhow::Result;
@@ -14,6 +15,7 @@ use crate::lab::Lab;
 
 pub use exim::Exim;
 pub use instance::{Files, Instance};
+pub use opensmtpd::OpenSmtpd;
 pub use submit::{Pace, Submitting};
 
 /// Where messages are handed in.

@@ -1,0 +1,102 @@
+//! Debian's OpenSMTPD, in the foreground, since it logs to a file only there.
+//!
+//! Owns: which packages it takes, its config, its life, its log and queue. Must not: know how an instance is mounted.
+
+use std::fs::File;
+use std::process::{Child, Stdio};
+use std::time::Duration;
+
+use anyhow::{Context as _, Result};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+
+use super::instance::{Files, Instance};
+use super::{HOSTNAME, Mta, SUBMIT, TAGS};
+use crate::lab::Lab;
+use crate::{packages, poll};
+
+/// OpenSMTPD, and what it links to that a bare Debian may lack.
+const PACKAGES: [&str; 3] = ["opensmtpd", "libevent-2.1-7", "libssl3"];
+/// The user, and its group, that owns the queue.
+const QUEUE: (&str, u32) = ("opensmtpq", 20_122);
+const LOG: &str = "var/log/smtpd.log";
+
+/// A running OpenSMTPD.
+#[derive(Debug)]
+pub struct OpenSmtpd {
+    instance: Instance,
+    child: Child,
+}
+
+impl Mta for OpenSmtpd {
+    const NAME: &'static str = "OpenSMTPD";
+    const UID: u32 = 20_121;
+
+    fn start(lab: &Lab, marketing: &[&str]) -> Result<Self> {
+        let files = files(lab, marketing)?;
+        let log = File::create(files.path(LOG))?;
+        let instance = files.mount(lab)?;
+        let mut command = instance.command(&["smtpd", "-d"])?;
+        command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
+        let started = Self { child: command.spawn().context("cannot start smtpd")?, instance };
+        let ready = started.instance.wait_ready(Duration::from_secs(20));
+        ready.map_err(|e| e.context(started.log().unwrap_or_default()))?;
+        Ok(started)
+    }
+
+    fn instance(&self) -> &Instance {
+        &self.instance
+    }
+
+    fn queue(&self) -> Result<Vec<String>> {
+        // Its package's script gives smtpctl this group and the bit that makes it take it.
+        let group = format!("--regid={}", QUEUE.0);
+        let listing =
+            self.instance.tool(&["setpriv", &group, "--clear-groups", "smtpctl", "show", "queue"])?;
+        Ok(listing.lines().map(str::to_owned).collect())
+    }
+
+    fn log(&self) -> Result<String> {
+        self.instance.read(LOG)
+    }
+
+    fn stop(mut self) -> Result<()> {
+        kill(Pid::from_raw(i32::try_from(self.child.id())?), Signal::SIGTERM)?;
+        poll::until(Duration::from_secs(20), "the end of smtpd", || Ok(self.child.try_wait()?)).map(drop)
+    }
+}
+
+impl Drop for OpenSmtpd {
+    fn drop(&mut self) {
+        // Both fail only if it has ended already.
+        self.child.kill().ok();
+        self.child.wait().ok();
+    }
+}
+
+/// What the package's script would make, and the lab's names and routes.
+fn files(lab: &Lab, marketing: &[&str]) -> Result<Files> {
+    let packages = packages::unpack("opensmtpd", &PACKAGES)?;
+    let files = Files::new(lab, "opensmtpd", &packages, &[("opensmtpd", OpenSmtpd::UID), QUEUE], &[])?;
+    files.make("var/lib/opensmtpd/empty")?;
+    files.write("etc/mailname", &format!("{HOSTNAME}\n"))?;
+    files.write("etc/aliases", "postmaster: root\n")?;
+    let listen = SUBMIT.replace(':', " port ");
+    let quoted =
+        |names: &[&str]| names.iter().map(|name| format!("\"{name}\"")).collect::<Vec<_>>().join(", ");
+    let config = format!(
+        "table aliases file:/etc/aliases
+listen on {listen}
+action \"local\" maildir alias <aliases>
+action \"relay\" relay
+action \"marketing\" relay src {{ {} }}
+match for local action \"local\"
+match from local for domain {{ {} }} action \"marketing\"
+match from local for any action \"relay\"
+",
+        quoted(&TAGS),
+        quoted(marketing),
+    );
+    files.write("etc/smtpd.conf", &config)?;
+    Ok(files)
+}
