@@ -241,7 +241,7 @@ impl Gatherer {
     pub(super) async fn gather(&self, shared: &Shared) {
         let mut counting = self.counting.lock().await;
         // Before anything is read: what is read once and not taken in would not be taken in later.
-        let Some(published) = shared.published() else { return };
+        let Some(published) = shared.last_published() else { return };
         let (mut reading, mut faults) = (Reading::new(), Vec::new());
         if let Some(reader) = self.reader() {
             if bpf_maps::others_stand(&self.bpffs) {

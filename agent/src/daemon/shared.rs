@@ -4,6 +4,7 @@
 //! connections. Must not: change the world.
 
 use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
@@ -66,6 +67,8 @@ pub(super) struct Shared {
     /// The store's fault as it was last told.
     told_fault: Mutex<Option<String>>,
     published: RwLock<Option<Arc<Published>>>,
+    /// All was torn down: what was published is true no longer, and nothing takes its place.
+    withdrawn: AtomicBool,
     tallies: Mutex<Tallies>,
     counts: RwLock<Arc<Counts>>,
     disturbances: Mutex<Disturbances>,
@@ -86,6 +89,7 @@ impl Shared {
             numbered: Mutex::new(last),
             told_fault: Mutex::default(),
             published: RwLock::new(None),
+            withdrawn: AtomicBool::new(false),
             tallies: Mutex::new(Tallies::default()),
             counts: RwLock::default(),
             disturbances: Mutex::default(),
@@ -94,6 +98,11 @@ impl Shared {
 
     /// The last reconcile's result; `None` before the first and after a teardown.
     pub(super) fn published(&self) -> Option<Arc<Published>> {
+        if self.withdrawn.load(Ordering::Acquire) { None } else { self.last_published() }
+    }
+
+    /// The same, after a teardown too: for the last counts, which are to be named as they were.
+    pub(super) fn last_published(&self) -> Option<Arc<Published>> {
         self.published.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
@@ -101,9 +110,9 @@ impl Shared {
         *self.published.write().unwrap_or_else(PoisonError::into_inner) = Some(Arc::new(published));
     }
 
-    /// What was published is true no longer, and nothing takes its place: all was torn down.
+    /// Nobody is told any more what was published.
     pub(super) fn withdraw(&self) {
-        *self.published.write().unwrap_or_else(PoisonError::into_inner) = None;
+        self.withdrawn.store(true, Ordering::Release);
     }
 
     /// The last reading of the counters.
