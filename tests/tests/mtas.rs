@@ -124,7 +124,7 @@ fn steers<M: Mta>(marketing: &str, shops: u8) {
     let all = Domain::all(shops);
     let to = move |n: usize| format!("user{n}@{}", Domain::of(&all, n).name);
     let submitting = mta.instance().submit_at(PACE, to).unwrap();
-    let log = |e: anyhow::Error| e.context(mta.log().unwrap_or_default());
+    let log = |e: anyhow::Error| e.context(last_lines(&mta.log().unwrap_or_default()));
     disturb(&lab, &mut agent, &receiver).map_err(log).unwrap();
     submitting.finish().unwrap();
     wait_delivered(&mta, &receiver).map_err(log).unwrap();
@@ -173,6 +173,12 @@ fn wait_messages(receiver: &Receiver, count: usize) -> anyhow::Result<()> {
     let came = |e: anyhow::Error| e.context(format!("{} came", receiver.messages()));
     poll::until_true(Duration::from_secs(30), &format!("message {count}"), || receiver.messages() >= count)
         .map_err(came)
+}
+
+/// The end of a log: where a test fails, the reason is told there.
+fn last_lines(log: &str) -> String {
+    let lines: Vec<&str> = log.lines().collect();
+    lines[lines.len().saturating_sub(40)..].join("\n")
 }
 
 /// Nothing is lost, and nothing was put off: a deferred message would wait in the queue for minutes.
