@@ -12,6 +12,7 @@
 //! | `open` | opening: newer, damaged, read-only |
 //! | `rows` | what is kept, to rows and back |
 //! | `owner` | the thread |
+//! | `store` | the handle on it |
 
 mod import;
 mod ledger;
@@ -20,11 +21,12 @@ mod outcome;
 mod owner;
 mod rows;
 mod schema;
+mod store;
 #[cfg(test)]
 mod tests;
 
 pub use ledger::{Ledger, Meter, Name, Place, Reading, Seen};
 pub use open::StateError;
 pub use outcome::Outcome;
-pub use owner::{Receipt, Store};
 pub use rows::{Checkpoint, Growth, Kept, SourceFacts, Word};
+pub use store::{Receipt, Store};

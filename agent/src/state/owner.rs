@@ -1,17 +1,14 @@
-//! The thread that alone has the database open, and the handle by which everybody else speaks to it.
+//! The thread that alone has the database open.
 //!
-//! Owns: when what is written, what waits for a disk that does not take it, and what is said of that. Nothing here
-//! makes the caller wait: events go through a bounded channel, of checkpoints only the newest counts. Must not: know
-//! what events or counters mean.
+//! Owns: when what is written, and what waits for a disk that does not take it. Must not: know what events or counters
+//! mean.
 
 use std::path::{Path, PathBuf};
-use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TrySendError, sync_channel};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::thread;
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender};
 use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
-use mailsteer_core::config::Retention;
 use rusqlite::Connection;
 use tokio::sync::oneshot;
 use tracing::{info, warn};
@@ -19,10 +16,10 @@ use tracing::{info, warn};
 use super::import;
 use super::open::{self, Ready, StateError};
 use super::rows::{self, Changes, Checkpoint, Kept, Word};
-use crate::api::view::EventRow;
+use super::store::{Common, Damage, Message, lock};
 
 /// Name of the database in the state directory.
-const FILE: &str = "mailsteer.db";
+pub(super) const FILE: &str = "mailsteer.db";
 /// How often counters are written while they move. With the time between two readings (2 s) and a slow disk it stays
 /// below the 10 s that may be lost when the power fails.
 const CHECKPOINT: Duration = Duration::from_secs(5);
@@ -33,182 +30,15 @@ const RETIRE: Duration = Duration::from_secs(3600);
 /// How long the thread waits for something to do.
 const TICK: Duration = Duration::from_millis(500);
 /// Events that wait for the thread, and those that wait for the disk.
-const WAITING: usize = 10_000;
-/// A write that takes longer is a disk that hangs.
-const HANGS: Duration = Duration::from_secs(10);
-/// How long an orderly stop waits for the last write.
-const LAST: Duration = Duration::from_secs(5);
+pub(super) const WAITING: usize = 10_000;
 
-/// What an orderly answer to "was it kept?" is.
-pub type Receipt = oneshot::Receiver<Result<(), String>>;
-
-enum Message {
-    Event(Box<EventRow>),
-    Word(Word, oneshot::Sender<Result<(), String>>),
-    Started,
-    Finish(SyncSender<()>),
-}
-
-/// What the thread lets others see.
-#[derive(Default)]
-struct Health {
-    fault: Option<String>,
-    writing: Option<Instant>,
-    damages: Vec<Damage>,
-    /// Events that neither thread nor disk took.
-    lost: u64,
-}
-
-/// A damaged database that was moved aside, or could not be.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Damage {
-    /// In words: what, where it is now, and what could not be read from it.
-    pub what: String,
-}
-
-#[derive(Default)]
-struct Common {
-    health: Mutex<Health>,
-    checkpoint: Mutex<Option<Checkpoint>>,
-    keep: Mutex<Retention>,
-}
-
-/// The handle.
-pub struct Store {
-    common: Arc<Common>,
-    messages: SyncSender<Message>,
-}
-
-impl Store {
-    /// Opens what is kept in a directory and starts the thread. Whatever the disk does, there is a store; what it
-    /// could not read or cannot write is said by [`Store::fault`] and [`Store::damages`].
-    ///
-    /// # Errors
-    /// [`StateError::Newer`], and no other: a newer version's state is not for this one to touch.
-    pub fn open(dir: &Path, keep: Retention) -> Result<(Self, Kept), StateError> {
-        let common = Arc::new(Common { keep: Mutex::new(keep), ..Common::default() });
-        let (owner, kept) = Owner::open(dir, Arc::clone(&common))?;
-        Ok((Self::start(owner, common), kept))
-    }
-
-    /// As [`Store::open`], for the boot, at which no lock at all would be worse than any state: of a newer version's, what
-    /// can be read is in force, and nothing is written.
-    #[must_use]
-    pub fn open_at_boot(dir: &Path, keep: Retention) -> (Self, Kept) {
-        let common = Arc::new(Common { keep: Mutex::new(keep), ..Common::default() });
-        match Owner::open(dir, Arc::clone(&common)) {
-            Ok((owner, kept)) => (Self::start(owner, common), kept),
-            Err(newer) => {
-                let mut owner = Owner::new(dir, Arc::clone(&common));
-                warn!("{newer}");
-                owner.unread = Some(newer.to_string());
-                (Self::start(owner, common), open::salvage(&dir.join(FILE)).0)
-            }
-        }
-    }
-
-    fn start(owner: Owner, common: Arc<Common>) -> Self {
-        let (messages, inbox) = sync_channel(WAITING);
-        let spawned = thread::Builder::new().name("state".to_owned()).spawn(move || owner.run(&inbox));
-        if let Err(error) = spawned {
-            lock(&common.health).fault = Some(format!("state is not kept: no thread for it: {error}"));
-        }
-        Self { common, messages }
-    }
-
-    /// Keeps an event.
-    pub fn event(&self, event: &EventRow) {
-        if let Err(TrySendError::Full(_)) = self.messages.try_send(Message::Event(Box::new(event.clone()))) {
-            lock(&self.common.health).lost += 1;
-        }
-    }
-
-    /// Keeps what the operator said, all of it; the receipt says whether it stands on the disk.
-    pub fn word(&self, word: Word) -> Receipt {
-        let (sender, receipt) = oneshot::channel();
-        if let Err(error) = self.messages.try_send(Message::Word(word, sender)) {
-            let (TrySendError::Full(message) | TrySendError::Disconnected(message)) = error;
-            if let Message::Word(_, sender) = message {
-                let _gone = sender.send(Err("the state database does not answer".to_owned()));
-            }
-        }
-        receipt
-    }
-
-    /// The agent steers. What an earlier version kept is taken over only now: where a start fails, that version is gone
-    /// back to, and finds it.
-    pub fn started(&self) {
-        // Where the thread does not take it, the next start does it.
-        let _next_time = self.messages.try_send(Message::Started);
-    }
-
-    /// Offers what was counted. Only the newest is written.
-    pub fn offer(&self, checkpoint: Checkpoint) {
-        *lock(&self.common.checkpoint) = Some(checkpoint);
-    }
-
-    /// How much history is kept from now on.
-    pub fn retain(&self, keep: Retention) {
-        *lock(&self.common.keep) = keep;
-    }
-
-    /// Why state is not written, and what to do; `None` where it is.
-    #[must_use]
-    pub fn fault(&self) -> Option<String> {
-        let health = lock(&self.common.health);
-        let hangs = health.writing.filter(|since| since.elapsed() > HANGS);
-        let hanging = hangs.map(|since| {
-            format!(
-                "state is kept in memory only: its disk has not answered for {} s",
-                since.elapsed().as_secs()
-            )
-        });
-        let lost = match health.lost {
-            0 => String::new(),
-            n => format!(" ({n} events could not be kept)"),
-        };
-        hanging.or_else(|| health.fault.clone()).map(|fault| fault + &lost)
-    }
-
-    /// Damage found since this was last asked.
-    #[must_use]
-    pub fn damages(&self) -> Vec<Damage> {
-        std::mem::take(&mut lock(&self.common.health).damages)
-    }
-
-    /// Writes all that waits and closes the database; gives up after some seconds.
-    pub fn finish(&self, last: Checkpoint) {
-        self.offer(last);
-        let (sender, done) = sync_channel(1);
-        // A full channel empties as long as the thread lives.
-        let asked = Instant::now();
-        while let Err(TrySendError::Full(_)) = self.messages.try_send(Message::Finish(sender.clone())) {
-            if asked.elapsed() > LAST {
-                break;
-            }
-            thread::yield_now();
-        }
-        drop(sender);
-        if done.recv_timeout(LAST).is_err() {
-            warn!(
-                "the state database did not take the last counts in {} s; they are still in the kernel",
-                LAST.as_secs()
-            );
-        }
-    }
-}
-
-/// A panic elsewhere does not make what is kept wrong.
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-struct Owner {
+/// What the thread has.
+pub(super) struct Owner {
     path: PathBuf,
     common: Arc<Common>,
     connection: Option<Connection>,
     /// What could not be read at start must not be written over.
-    unread: Option<String>,
+    pub(super) unread: Option<String>,
     /// What stands in the database.
     written: Checkpoint,
     waiting: Changes,
@@ -222,7 +52,7 @@ struct Owner {
 }
 
 impl Owner {
-    fn new(dir: &Path, common: Arc<Common>) -> Self {
+    pub(super) fn new(dir: &Path, common: Arc<Common>) -> Self {
         Self {
             path: dir.join(FILE),
             common,
@@ -238,7 +68,7 @@ impl Owner {
         }
     }
 
-    fn open(dir: &Path, common: Arc<Common>) -> Result<(Self, Kept), StateError> {
+    pub(super) fn open(dir: &Path, common: Arc<Common>) -> Result<(Self, Kept), StateError> {
         let mut owner = Self::new(dir, common);
         let mut kept = owner.read()?;
         owner.import(dir, &mut kept);
@@ -342,7 +172,7 @@ impl Owner {
         }
     }
 
-    fn run(mut self, inbox: &Receiver<Message>) {
+    pub(super) fn run(mut self, inbox: &Receiver<Message>) {
         loop {
             let mut done = None;
             match inbox.recv_timeout(TICK) {
