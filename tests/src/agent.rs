@@ -352,7 +352,7 @@ impl Agent {
         exec::output(&mut command).map(drop)
     }
 
-    /// Runs a command with `--json` and reads its answer, whatever its exit code.
+    /// Runs a command with `--json` and reads its answer, whatever its exit status.
     ///
     /// # Errors
     /// When the answer is no JSON; the error holds what it said.

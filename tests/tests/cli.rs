@@ -84,7 +84,7 @@ fn ok(lab: &Lab, agent: &Agent, args: &[&str]) -> String {
     said.out
 }
 
-/// `try`, in JSON, and its exit code.
+/// `try`, in JSON, and its exit status.
 fn tried(lab: &Lab, agent: &Agent, stream: &str, to: &str) -> (Option<i32>, Value) {
     let said = said(lab, agent, &["try", "--stream", stream, to, "--json"]);
     let answer = serde_json::from_str(&said.out).unwrap_or_else(|e| panic!("{e}: {}", said.err));

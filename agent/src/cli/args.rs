@@ -8,25 +8,28 @@ use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
-const EXIT_CODES: &str = "Exit codes: 0 done (status: every message leaves where it should), \
+const EXIT_STATUS: &str = "Exit status: 0 done (status: every message leaves where it should), \
 1 failed (status: something wants a look; check: the file has errors; try: not as wanted), \
 2 wrong usage (status: mail does not leave as it should, or no agent answers).";
 
-const DOCTOR_EXIT_CODES: &str = "Exit codes: 0 nothing to do (ok, note), 1 somebody should look (warn), \
+const DOCTOR_EXIT_STATUS: &str = "Exit status: 0 nothing to do (ok, note), 1 somebody should look (warn), \
 2 it does not work like this (bad), or the host cannot be looked at.";
+
+/// Above what every command takes, so that its own options stand by themselves.
+const GLOBAL: &str = "Options of every command";
 
 /// Chooses the address that each outbound SMTP connection leaves from, beneath any MTA.
 #[derive(Parser, Debug)]
-#[command(name = "mailsteer", version, after_help = EXIT_CODES)]
+#[command(name = "mailsteer", version, after_help = EXIT_STATUS)]
 pub struct Cli {
     /// The agent's control socket.
-    #[arg(long, global = true, default_value = "/run/mailsteer/control.sock", value_name = "PATH")]
+    #[arg(long, global = true, help_heading = GLOBAL, default_value = "/run/mailsteer/control.sock", value_name = "PATH")]
     pub socket: PathBuf,
     /// Print JSON, for programs.
-    #[arg(long, global = true)]
+    #[arg(long, global = true, help_heading = GLOBAL)]
     pub json: bool,
     /// Whether to use colour.
-    #[arg(long, global = true, value_enum, default_value = "auto", value_name = "WHEN")]
+    #[arg(long, global = true, help_heading = GLOBAL, value_enum, default_value = "auto", value_name = "WHEN")]
     pub color: Color,
     /// What to do.
     #[command(subcommand)]
@@ -60,7 +63,7 @@ pub enum Command {
         away: bool,
     },
     /// Look at this host: what is missing, what it costs, what to do. Needs no agent, and changes nothing.
-    #[command(after_help = DOCTOR_EXIT_CODES)]
+    #[command(after_help = DOCTOR_EXIT_STATUS)]
     Doctor {
         /// Also judge what this config needs, and whether it collides with what others have.
         #[arg(long, value_name = "FILE")]

@@ -1,6 +1,6 @@
-//! The commands: ask the agent (or the core, for a file), show the answer, give the exit code.
+//! The commands: ask the agent (or the core, for a file), show the answer, give the exit status.
 //!
-//! Owns: the way from arguments to an exit code. Must not: format tables, or know the wire.
+//! Owns: the way from arguments to an exit status. Must not: format tables, or know the wire.
 
 use std::io::{IsTerminal, Write};
 use std::net::{IpAddr, SocketAddr, ToSocketAddrs};
@@ -97,7 +97,7 @@ async fn asked(cli: Cli) -> Result<u8> {
         Command::Status => {
             let status = client.status().await?;
             show(json, &status, || render::status(&status, style(cli.color)))?;
-            Ok(status.headline.level.exit_code())
+            Ok(status.headline.level.exit_status())
         }
         Command::Sources => {
             let rows = client.sources().await?;

@@ -16,7 +16,7 @@ use super::render::{Style, wrapped};
 use crate::api::view;
 use crate::observe::doctor::{Root, look};
 
-/// Shows what is the matter with this host; the exit code is that of the worst.
+/// Shows what is the matter with this host; the exit status is that of the worst.
 pub(super) fn doctor(file: Option<&Path>, json: bool, style: Style) -> Result<u8> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let found = runtime.block_on(look(&Root::default()));
@@ -30,7 +30,7 @@ pub(super) fn doctor(file: Option<&Path>, json: bool, style: Style) -> Result<u8
     } else {
         put(&shown(&findings, style))?;
     }
-    Ok(level.exit_code())
+    Ok(level.exit_status())
 }
 
 /// The config, if it can be used, and what is to be said of the file.

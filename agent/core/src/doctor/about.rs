@@ -212,7 +212,7 @@ pub fn reference() -> String {
          `mailsteer doctor [--config FILE]` reads the host and says what is missing, what it costs, and what to do. It \
          changes nothing\nand needs no agent. As an ordinary user it says what it could not see. With a config it also \
          says whether the marks,\nrules and addresses of that config collide with what others have.\n\n\
-         Exit codes: 0 nothing to do (ok, note), 1 somebody should look (warn), 2 it does not work like this (bad). \
+         Exit status: 0 nothing to do (ok, note), 1 somebody should look (warn), 2 it does not work like this (bad). \
          `--json`\nprints the same for programs. What could not be read is a note, never a verdict.\n\n\
          Made from `agent/core/src/doctor/about.rs`; a test keeps it current.\n",
     );

@@ -34,9 +34,9 @@ impl Level {
         }
     }
 
-    /// Exit code of a command that found nothing worse.
+    /// Exit status of a command that found nothing worse.
     #[must_use]
-    pub const fn exit_code(self) -> u8 {
+    pub const fn exit_status(self) -> u8 {
         match self {
             Self::Ok | Self::Note => 0,
             Self::Warn => 1,

@@ -1,6 +1,6 @@
 //! Runs the nft program.
 //!
-//! Owns: one run, with its time limit, its words on stderr and its exit code. Must not: understand rules. (The
+//! Owns: one run, with its time limit, its words on stderr and its exit status. Must not: understand rules. (The
 //! `nftables` crate's own runner loses stderr and has no time limit.)
 
 use std::path::{Path, PathBuf};
@@ -85,7 +85,7 @@ impl Nft {
         let input = batch.to_string();
         let stdin = child.stdin.take();
         let feed = async move {
-            // nft that dies early closes the pipe; its exit code tells why.
+            // nft that dies early closes the pipe; its exit status tells why.
             if let Some(mut stdin) = stdin {
                 let _ = stdin.write_all(input.as_bytes()).await;
             }

@@ -23,9 +23,9 @@ pub enum Level {
 }
 
 impl Level {
-    /// The exit code of `status`.
+    /// The exit status of `status`.
     #[must_use]
-    pub const fn exit_code(self) -> u8 {
+    pub const fn exit_status(self) -> u8 {
         match self {
             Self::Ok => 0,
             Self::Attention => 1,
