@@ -14,9 +14,12 @@ use std::process::Command;
 use std::thread;
 use std::time::{Duration, Instant};
 
+use aya::maps::{HashMap, Map, PerCpuHashMap, PerCpuValues};
 use aya::programs::tc::{NlOptions, TcAttachOptions};
 use aya::programs::{LinkOrder, SchedClassifier, TcAttachType};
+use aya::util::nr_cpus;
 use mailsteer::act::bpf::{BpfError, BpfPaths, Programs};
+use mailsteer::bpf_maps::{self, pin_dir};
 use mailsteer::observe::bpf::Events;
 use mailsteer_core::plan::GuardSpec;
 use mailsteer_ebpf::{CounterKey, Counters, Event, Held, Outcome, Total};
@@ -182,6 +185,33 @@ fn events(world: &World, n: usize, during: impl FnOnce()) -> Vec<Event> {
 fn counters(world: &World, source: u16) -> Counters {
     let all = world.reader().counters().unwrap();
     all.get(&CounterKey { lane: LANE.into(), source }).copied().unwrap_or_default()
+}
+
+/// Maps that are filled to the last entry, for that is when a bucket of one is fullest.
+#[test]
+fn a_full_map_is_read_whole() {
+    let Some(world) = World::new() else { return };
+    let _programs = world.programs();
+    let dir = pin_dir(&world.paths.bpffs);
+    let (counters, swept) =
+        (bpf_maps::open(&dir, "COUNTERS").unwrap(), bpf_maps::open(&dir, "SWEPT").unwrap());
+    let mut counters =
+        PerCpuHashMap::<_, CounterKey, Counters>::try_from(Map::PerCpuHashMap(counters)).unwrap();
+    let mut swept = HashMap::<_, CounterKey, Counters>::try_from(Map::HashMap(swept)).unwrap();
+    let keys = (0..16_384u16).map(|n| CounterKey { lane: n % 256, source: n });
+    let of = |attempts| Counters { attempts, ..Counters::default() };
+    for (key, n) in keys.clone().zip(1u64..) {
+        let each: Vec<_> = (0..nr_cpus().unwrap() as u64).map(|cpu| of(n + cpu)).collect();
+        counters.insert(key, PerCpuValues::try_from(each).unwrap(), 0).unwrap();
+        swept.insert(key, of(n), 0).unwrap();
+    }
+    let [counted, ended] = world.reader().apart().unwrap();
+    let cpus = nr_cpus().unwrap() as u64;
+    for (key, n) in keys.zip(1u64..) {
+        assert_eq!(counted[&key].attempts, n * cpus + cpus * (cpus - 1) / 2, "{key:?}");
+        assert_eq!(ended[&key].attempts, n, "{key:?}");
+    }
+    assert_eq!((counted.len(), ended.len()), (16_384, 16_384));
 }
 
 #[test]

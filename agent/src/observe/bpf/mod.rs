@@ -4,6 +4,7 @@
 //! Must not: load, attach or tell the programs anything, that is `act`'s. The only maps it writes are `SWEPT`, which
 //! is its own, and `CONNS`, from which the sweep takes what has ended.
 
+mod batch;
 mod events;
 mod reader;
 mod sweep;

@@ -6,11 +6,12 @@ use std::path::Path;
 
 use aya::Pod;
 use aya::maps::{Array, HashMap, Map, MapData, MapError, PerCpuArray, PerCpuHashMap};
+use aya::util::nr_cpus;
 use mailsteer_ebpf::{
-    CONN_DONE, Conn, CounterKey, Counters, FlowKey, HELD_REASONS, HISTOGRAM_BUCKETS, Histogram, LANES,
-    TOTALS, Told,
+    CONN_DONE, Conn, CounterKey, Counters, FlowKey, HELD_REASONS, HISTOGRAM_BUCKETS, Histogram, TOTALS, Told,
 };
 
+use super::batch;
 use crate::bpf_maps::{self, PinnedMapError, pin_dir};
 
 /// Why what the programs counted cannot be read.
@@ -28,6 +29,24 @@ pub enum ReadError {
         #[source]
         source: MapError,
     },
+    /// A map cannot be read as a whole.
+    #[error("cannot read the whole eBPF map {name}")]
+    Whole {
+        /// The map.
+        name: &'static str,
+        /// Why not.
+        #[source]
+        source: io::Error,
+    },
+    /// The number of CPUs is not to be had, and so not how long the values of a map are.
+    #[error("cannot tell how many CPUs there may be ({file})")]
+    Cpus {
+        /// Where it should stand.
+        file: &'static str,
+        /// Why not.
+        #[source]
+        source: io::Error,
+    },
     /// The ring buffer cannot be waited for.
     #[error("cannot wait for events of the eBPF programs")]
     Wait(#[source] io::Error),
@@ -35,13 +54,18 @@ pub enum ReadError {
 
 /// A reader of the pinned counters.
 pub struct Reader {
-    counters: PerCpuHashMap<MapData, CounterKey, Counters>,
+    cpus: usize,
+    counters: MapData,
     held: PerCpuArray<MapData, u64>,
     totals: PerCpuArray<MapData, u64>,
     handshakes: PerCpuHashMap<MapData, u32, Histogram>,
     pub(super) conns: HashMap<MapData, FlowKey, Conn>,
     pub(super) swept: HashMap<MapData, CounterKey, Counters>,
+    /// The same map, to be read as a whole.
+    all_swept: MapData,
     told: Array<MapData, Told>,
+    /// The same map, to be read as a whole.
+    all_told: MapData,
     origins: Origins,
 }
 
@@ -68,13 +92,16 @@ impl Reader {
     pub fn open(bpffs: &Path) -> Result<Self, ReadError> {
         let dir = pin_dir(bpffs);
         Ok(Self {
-            counters: typed(&dir, "COUNTERS")?,
+            cpus: nr_cpus().map_err(|(file, source)| ReadError::Cpus { file, source })?,
+            counters: bpf_maps::open(&dir, "COUNTERS")?,
             held: typed(&dir, "HELD")?,
             totals: typed(&dir, "TOTALS")?,
             handshakes: typed(&dir, "HANDSHAKE")?,
             conns: typed(&dir, "CONNS")?,
             swept: typed(&dir, "SWEPT")?,
+            all_swept: bpf_maps::open(&dir, "SWEPT")?,
             told: typed(&dir, "TOLD")?,
+            all_told: bpf_maps::open(&dir, "TOLD")?,
             origins: Origins {
                 counters: id(&dir, "COUNTERS")?,
                 swept: id(&dir, "SWEPT")?,
@@ -109,15 +136,15 @@ impl Reader {
     /// Where a map cannot be read.
     pub fn apart(&self) -> Result<[BTreeMap<CounterKey, Counters>; 2], ReadError> {
         let (mut counted, mut swept): (BTreeMap<CounterKey, Counters>, BTreeMap<_, _>) = Default::default();
-        for entry in self.counters.iter() {
-            let (key, values) = entry.map_err(access("COUNTERS"))?;
+        batch::entries(&self.counters, self.cpus, |key, values: &[Counters]| {
             let sum = counted.entry(key).or_default();
             values.iter().for_each(|value| sum.add(value));
-        }
-        for entry in self.swept.iter() {
-            let (key, value) = entry.map_err(access("SWEPT"))?;
-            swept.insert(key, value);
-        }
+        })
+        .map_err(whole("COUNTERS"))?;
+        batch::entries(&self.all_swept, 1, |key, value: &[Counters]| {
+            swept.extend(value.iter().map(|v| (key, *v)));
+        })
+        .map_err(whole("SWEPT"))?;
         Ok([counted, swept])
     }
 
@@ -143,12 +170,12 @@ impl Reader {
     /// Where the map cannot be read.
     pub fn told(&self) -> Result<BTreeMap<u32, Told>, ReadError> {
         let mut told = BTreeMap::new();
-        for lane in 0..LANES {
-            let entry = self.told.get(&lane, 0).map_err(access("TOLD"))?;
-            if entry != Told::default() {
-                told.insert(lane, entry);
-            }
-        }
+        batch::entries(&self.all_told, 1, |lane: u32, entries: &[Told]| {
+            told.extend(
+                entries.iter().filter(|entry| **entry != Told::default()).map(|entry| (lane, *entry)),
+            );
+        })
+        .map_err(whole("TOLD"))?;
         Ok(told)
     }
 
@@ -202,6 +229,10 @@ fn ended(conn: &Conn) -> bool {
 
 pub(super) fn access(name: &'static str) -> impl Fn(MapError) -> ReadError {
     move |source| ReadError::Access { name, source }
+}
+
+fn whole(name: &'static str) -> impl Fn(io::Error) -> ReadError {
+    move |source| ReadError::Whole { name, source }
 }
 
 fn id(dir: &Path, name: &'static str) -> Result<u32, ReadError> {
