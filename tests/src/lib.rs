@@ -14,6 +14,7 @@ pub mod demo;
 pub mod dns;
 pub mod docker;
 pub mod earlier;
+pub mod endurance;
 pub mod exec;
 pub mod host_state;
 pub mod lab;
@@ -22,6 +23,7 @@ pub mod mta;
 pub mod netns;
 pub mod ordeal;
 mod packages;
+pub mod pinned;
 pub mod poll;
 
 pub mod postfix;

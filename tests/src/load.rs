@@ -41,6 +41,8 @@ pub struct Load {
     pub timeout_ms: u64,
     /// Instead: this many connections with constant data both ways, until stopped.
     pub live: u32,
+    /// Instead of a rate: this many at a time, and when one ends the next begins.
+    pub parallel: u32,
 }
 
 impl Default for Load {
@@ -58,6 +60,7 @@ impl Default for Load {
             hold_ms: 0,
             timeout_ms: 10_000,
             live: 0,
+            parallel: 0,
         }
     }
 }
@@ -88,6 +91,24 @@ pub struct Report {
 }
 
 impl Report {
+    /// Both together: of times the longer, of rates the sum.
+    pub fn add(&mut self, other: Self) {
+        self.attempts += other.attempts;
+        self.ok += other.ok;
+        self.round_trips += other.round_trips;
+        other.failed.into_iter().for_each(|(error, n)| *self.failed.entry(error).or_default() += n);
+        other.local.into_iter().for_each(|(address, n)| *self.local.entry(address).or_default() += n);
+        for (own, others) in [
+            (&mut self.p50_ms, other.p50_ms),
+            (&mut self.p99_ms, other.p99_ms),
+            (&mut self.max_ms, other.max_ms),
+            (&mut self.seconds, other.seconds),
+            (&mut self.longest_stall_ms, other.longest_stall_ms),
+        ] {
+            *own = own.max(others);
+        }
+    }
+
     /// Started connections per second.
     #[must_use]
     pub fn rate(&self) -> f64 {

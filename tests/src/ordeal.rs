@@ -136,24 +136,47 @@ impl<A: Steering> Ordeal<A> {
         events: usize,
         mut event: impl FnMut(&Lab, &mut A, usize) -> Result<()>,
     ) -> Result<Phase> {
+        let load = Load { rate: RATE, count: 0, to: receivers(), ..steered(&self.lab)? };
+        self.phase_under(&[load], |lab, agent, _| {
+            let began = Instant::now();
+            let mut due = SPACING;
+            for n in 0..events {
+                await_time(began, due)?;
+                event(lab, agent, n).with_context(|| format!("event {n}"))?;
+                due += SPACING;
+            }
+            // The last event's held SYNs come again within the phase.
+            await_time(began, began.elapsed() + SPACING * 2)
+        })
+    }
+
+    /// Does `work` under these loads, and waits until everything is counted.
+    ///
+    /// # Errors
+    /// When the work or an instrument fails; not when a lock does.
+    pub fn phase_under(
+        &mut self,
+        loads: &[Load],
+        work: impl FnOnce(&Lab, &mut A, &Receiver) -> Result<()>,
+    ) -> Result<Phase> {
         let (before, accepted) = (self.counted()?, self.receiver.count());
         let capture = Capture::start(&self.lab.world, &uplinks().map(|uplink| uplink.far), 25)?;
-        let load = Load { rate: RATE, count: 0, to: receivers(), ..steered(&self.lab)? };
-        let load = load.start(&self.lab.mail)?;
-        let began = Instant::now();
-        let mut due = SPACING;
-        for n in 0..events {
-            await_time(began, due)?;
-            event(&self.lab, &mut self.agent, n).with_context(|| format!("event {n}"))?;
-            due += SPACING;
+        let running = loads.iter().map(|load| load.start(&self.lab.mail)).collect::<Result<Vec<_>>>()?;
+        work(&self.lab, &mut self.agent, &self.receiver)?;
+        let mut load = Report::default();
+        for one in running {
+            load.add(one.stop()?);
         }
-        // The last event's held SYNs come again within the phase.
-        await_time(began, began.elapsed() + SPACING * 2)?;
-        let load = load.stop()?;
         self.settle(before.attempts + load.ok)?;
         let after = self.counted()?;
         let received = u64::try_from(self.receiver.count() - accepted)?;
         Ok(Phase { load, received, counted: after.since(before), wire: capture.stop()? })
+    }
+
+    /// The receivers.
+    #[must_use]
+    pub fn receiver(&self) -> &Receiver {
+        &self.receiver
     }
 
     /// Ends the live connections and takes everything down.
@@ -315,7 +338,11 @@ pool = "main"
     )
 }
 
-fn steered(lab: &Lab) -> Result<Load> {
+/// Load of the user whose mail is steered.
+///
+/// # Errors
+/// When the lab's cgroup is gone.
+pub fn steered(lab: &Lab) -> Result<Load> {
     let uid = lab.mail.uid(UID);
     Ok(Load { uid, gid: uid, cgroup: Some(lab.cgroup()?.to_owned()), ..Load::default() })
 }

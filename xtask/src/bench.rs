@@ -11,7 +11,7 @@ use std::process::Command;
 use anyhow::{Context as _, Result, bail};
 use serde::Serialize;
 
-use crate::{run, setup};
+use crate::{document, run, setup};
 
 /// `cargo xtask bench ...`
 #[derive(clap::Args)]
@@ -47,9 +47,6 @@ struct Scale {
 
 /// 4,096 sources do not fit: the mark has room for 4,079.
 const SIZES: [u32; 4] = [4, 64, 1024, 4079];
-const DOCUMENT: &str = "docs/performance.md";
-/// Where the table begins and ends in it.
-const MARKS: (&str, &str) = ("<!-- bench scale -->\n", "<!-- end -->\n");
 
 /// Names of the figures, as `lab-scale` has them, and what they are called.
 const ROWS: [(&str, &str); 8] = [
@@ -66,9 +63,7 @@ const ROWS: [(&str, &str); 8] = [
 /// Everything that was measured, for `--json`.
 #[derive(Serialize)]
 struct Measured {
-    kernel: String,
-    date: String,
-    cpus: usize,
+    machine: String,
     /// Figures of each run by the number of sources.
     runs: BTreeMap<u32, Vec<BTreeMap<String, f64>>>,
 }
@@ -89,7 +84,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
         fs::write(file, serde_json::to_string_pretty(&measured)? + "\n")
             .with_context(|| format!("cannot write {}", file.display()))?;
     }
-    if scale.write { write(&table) } else { Ok(()) }
+    if scale.write { document::write("bench scale", &table) } else { Ok(()) }
 }
 
 fn measure(scale: &Scale) -> Result<Measured> {
@@ -109,15 +104,12 @@ fn measure(scale: &Scale) -> Result<Measured> {
             runs.entry(size).or_default().push(serde_json::from_slice(&output.stdout)?);
         }
     }
-    let kernel = fs::read_to_string("/proc/sys/kernel/osrelease")?.trim().to_owned();
-    let date = run::ask(Command::new("date").arg("+%F")).context("no date")?.trim().to_owned();
-    let cpus = std::thread::available_parallelism()?.get();
-    Ok(Measured { kernel, date, cpus, runs })
+    Ok(Measured { machine: document::machine()?, runs })
 }
 
 impl Measured {
     fn table(&self) -> String {
-        let mut text = format!("Linux {}, {} CPUs, {}.\n\n| sources |", self.kernel, self.cpus, self.date);
+        let mut text = format!("{}.\n\n| sources |", self.machine);
         text.extend(self.runs.keys().map(|size| format!(" {size} |")));
         text.push_str(&format!("\n|---|{}\n", "---|".repeat(self.runs.len())));
         for (name, called) in ROWS {
@@ -141,16 +133,6 @@ fn spread(mut values: Vec<f64>) -> String {
             format!("{} ({}-{})", digits(&values[values.len() / 2]), digits(first), digits(last))
         }
     }
-}
-
-fn write(table: &str) -> Result<()> {
-    let path = run::root().join(DOCUMENT);
-    let text = fs::read_to_string(&path)?;
-    let parts = text.split_once(MARKS.0).and_then(|(head, rest)| Some((head, rest.split_once(MARKS.1)?.1)));
-    let (head, tail) = parts.with_context(|| format!("{DOCUMENT} has lost its marks {MARKS:?}"))?;
-    fs::write(&path, format!("{head}{}{table}{}{tail}", MARKS.0, MARKS.1))?;
-    println!("written to {DOCUMENT}");
-    Ok(())
 }
 
 #[cfg(test)]

@@ -1,4 +1,5 @@
-//! Every developer's and CI's recipe: `cargo xtask demo`, `test`, `setup`, `ebpf`, `guards`, `bench`, `man`, `deb`.
+//! Every developer's and CI's recipe: `cargo xtask demo`, `test`, `setup`, `ebpf`, `guards`, `bench`, `endure`,
+//! `man`, `deb`.
 //!
 //! Owns: the command line, and nothing else. Each recipe is a module.
 
@@ -9,7 +10,9 @@ use clap::Parser;
 mod bench;
 mod deb;
 mod demo;
+mod document;
 mod ebpf;
+mod endure;
 mod guards;
 mod kernel;
 mod man;
@@ -36,6 +39,9 @@ enum Recipe {
     Deb(deb::Args),
     /// What the number of sources costs: times, memory, idle CPU.
     Bench(bench::Args),
+    /// A million connections, while the table is flushed, the agent killed, the config read again and sources flipped, at
+    /// random: do receivers and counts agree, and does anything grow?
+    Endure(endure::Args),
 }
 
 fn main() -> ExitCode {
@@ -48,6 +54,7 @@ fn main() -> ExitCode {
         Recipe::Man(args) => man::run(&args),
         Recipe::Deb(args) => deb::run(&args),
         Recipe::Bench(args) => bench::run(&args),
+        Recipe::Endure(args) => endure::run(&args),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,

@@ -5,6 +5,7 @@
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
@@ -14,6 +15,7 @@ use nix::unistd::{Gid, Uid, setgid, setgroups, setuid};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpSocket, TcpStream};
 use tokio::sync::{mpsc, watch};
+use tokio::task::JoinSet;
 
 /// What one connection sends and gets back, again and again.
 const PATTERN: &[u8; 64] = b"0123456789abcdefghijklmnopqrstuvwxyz-0123456789abcdefghijklmnop\n";
@@ -56,6 +58,24 @@ async fn run(load: Load) -> Report {
     let load = Arc::new(load);
     let collector = tokio::spawn(collect(receiver));
     let began = Instant::now();
+    if load.parallel > 0 {
+        one_after_the_other(&load, &sender, &stop).await;
+    } else {
+        at_a_rate(&load, &sender, &stop, began).await;
+    }
+    let seconds = began.elapsed().as_secs_f64();
+    drop(sender);
+    let mut report = collector.await.unwrap_or_default();
+    report.seconds = seconds;
+    report
+}
+
+async fn at_a_rate(
+    load: &Arc<Load>,
+    sender: &mpsc::UnboundedSender<Done>,
+    stop: &watch::Receiver<bool>,
+    began: Instant,
+) {
     let live = load.live > 0;
     let rate = if live { 1000 } else { load.rate.max(1) };
     let count = if live { u64::from(load.live) } else { load.count };
@@ -65,7 +85,7 @@ async fn run(load: Load) -> Report {
         tick.tick().await;
         let due = (began.elapsed().as_secs_f64() * f64::from(rate)) as u64 + 1;
         while started < due && (count == 0 || started < count) {
-            let (load, sender, stop) = (Arc::clone(&load), sender.clone(), stop.clone());
+            let (load, sender, stop) = (Arc::clone(load), sender.clone(), stop.clone());
             let to = load.to[started as usize % load.to.len()];
             tokio::spawn(async move {
                 let done = if live { hold_live(&load, to, stop).await } else { one(&load, to).await };
@@ -74,11 +94,30 @@ async fn run(load: Load) -> Report {
             started += 1;
         }
     }
-    let seconds = began.elapsed().as_secs_f64();
-    drop(sender);
-    let mut report = collector.await.unwrap_or_default();
-    report.seconds = seconds;
-    report
+}
+
+/// As many at a time as `parallel` says.
+async fn one_after_the_other(
+    load: &Arc<Load>,
+    sender: &mpsc::UnboundedSender<Done>,
+    stop: &watch::Receiver<bool>,
+) {
+    let started = Arc::new(AtomicU64::new(0));
+    let mut tasks = JoinSet::new();
+    for _ in 0..load.parallel {
+        let (load, sender, stop) = (Arc::clone(load), sender.clone(), stop.clone());
+        let started = Arc::clone(&started);
+        tasks.spawn(async move {
+            while !*stop.borrow() {
+                let n = started.fetch_add(1, Ordering::Relaxed);
+                if load.count > 0 && n >= load.count {
+                    break;
+                }
+                sender.send(one(&load, load.to[n as usize % load.to.len()]).await).ok();
+            }
+        });
+    }
+    while tasks.join_next().await.is_some() {}
 }
 
 async fn connect(load: &Load, to: IpAddr, done: &mut Done) -> std::io::Result<TcpStream> {
