@@ -2,6 +2,7 @@
 
 use std::io;
 use std::path::Path;
+use std::time::Duration;
 
 use aya::maps::{Map, MapData, RingBuf};
 use mailsteer_ebpf::Event;
@@ -10,6 +11,10 @@ use tokio::io::unix::AsyncFd;
 
 use super::ReadError;
 use crate::bpf_maps::{self, pin_dir};
+
+/// For how long events gather. The kernel wakes a reader only for a record that it finds next; while one waits, the
+/// programs pay for none. To be woken for each took a connection 17 us on a virtual machine.
+const GATHERING: Duration = Duration::from_millis(20);
 
 /// A reader of the ring buffer. There must be only one: a record is taken by who reads it first.
 pub struct Events {
@@ -31,7 +36,7 @@ impl Events {
         Ok(Self { ring: ring.map_err(|error| ReadError::Wait(error.into()))? })
     }
 
-    /// Waits for events and returns all that are there. Safe to drop at any time: an event is taken only once it is
+    /// Waits for events, lets some gather, and returns all that are there. Safe to drop at any time: an event is taken only once it is
     /// about to be returned.
     ///
     /// # Errors
@@ -39,6 +44,7 @@ impl Events {
     pub async fn next(&mut self) -> io::Result<Vec<Event>> {
         loop {
             let mut ready = self.ring.readable_mut().await?;
+            tokio::time::sleep(GATHERING).await;
             let mut events = Vec::new();
             let ring = ready.get_inner_mut();
             while let Some(record) = ring.next() {
