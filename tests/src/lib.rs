@@ -9,6 +9,7 @@ pub mod agent;
 pub mod capture;
 pub mod cgroup;
 pub mod confine;
+pub mod connect;
 pub mod debian;
 pub mod demo;
 pub mod dns;

@@ -98,8 +98,10 @@ struct LinkDetach {
 
 /// What the program says of every packet.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-#[repr(u64)]
+#[repr(u32)]
 pub enum Verdict {
+    /// `TCX_NEXT`: as if it were not there.
+    Next = u32::MAX,
     /// `TC_ACT_OK`: out with it, and nobody else is asked.
     Accept = 0,
     /// `TC_ACT_SHOT`.
@@ -119,7 +121,7 @@ impl Program {
     /// Where the kernel has no tcx (before 6.6).
     pub fn attach(ns: &NetNs, interface: &str, verdict: Verdict) -> Result<Self> {
         // r0 = verdict; exit
-        let code: [u64; 2] = [0xb7 | ((verdict as u64) << 32), 0x95];
+        let code: [u64; 2] = [0xb7 | (u64::from(verdict as u32) << 32), 0x95];
         let load = ProgLoad {
             kind: SCHED_CLS,
             count: 2,

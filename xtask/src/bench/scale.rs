@@ -11,23 +11,11 @@ use std::process::Command;
 use anyhow::{Context as _, Result, bail};
 use serde::Serialize;
 
-use crate::{document, run, setup};
+use crate::{document, run};
 
-/// `cargo xtask bench ...`
+/// `cargo xtask bench scale ...`
 #[derive(clap::Args)]
-pub(crate) struct Args {
-    #[command(subcommand)]
-    what: What,
-}
-
-#[derive(clap::Subcommand)]
-enum What {
-    /// Times, memory and idle CPU by the number of sources.
-    Scale(Scale),
-}
-
-#[derive(clap::Args)]
-struct Scale {
+pub(super) struct Args {
     /// Writes every figure of every run to this file.
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
@@ -69,25 +57,19 @@ struct Measured {
 }
 
 /// Runs the command.
-pub(crate) fn run(args: &Args) -> Result<()> {
-    let What::Scale(scale) = &args.what;
-    if !run::is_root() {
-        bail!("a bench needs root, for network namespaces. Run:\n  {}", run::how_to_be_root("bench scale"));
-    }
-    setup::install(&setup::Missing::for_demo(), scale.yes)?;
-    run::show(run::cargo().args(["build", "--locked", "--release", "-p", "mailsteer"]))?;
-    run::show(run::cargo().args(["build", "--locked", "-p", "mailsteer-tests", "--bins"]))?;
-    let measured = measure(scale)?;
+pub(super) fn run(args: &Args) -> Result<()> {
+    super::prepare("bench scale", args.yes, false)?;
+    let measured = measure(args)?;
     let table = measured.table();
     println!("\n{table}");
-    if let Some(file) = &scale.json {
+    if let Some(file) = &args.json {
         fs::write(file, serde_json::to_string_pretty(&measured)? + "\n")
             .with_context(|| format!("cannot write {}", file.display()))?;
     }
-    if scale.write { document::write("bench scale", &table) } else { Ok(()) }
+    if args.write { document::write("bench scale", &table) } else { Ok(()) }
 }
 
-fn measure(scale: &Scale) -> Result<Measured> {
+fn measure(scale: &Args) -> Result<Measured> {
     let mut runs: BTreeMap<u32, Vec<_>> = BTreeMap::new();
     for repeat in 1..=scale.repeats {
         let idle = if repeat == scale.repeats { scale.idle } else { 0 };
