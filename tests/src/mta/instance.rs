@@ -236,16 +236,23 @@ impl Instance {
         poll::until_true(within, "the MTA to answer", || self.submit(0, |_| String::new()).is_ok())
     }
 
-    /// Ends the daemon whose process id is in this file, without the first slash, as its init script does, and waits
-    /// until it takes no more messages.
+    /// Tells the daemon whose process id is in this file, without the first slash, to end, as its init script does.
+    ///
+    /// # Errors
+    /// When it had ended.
+    pub(crate) fn tell_to_end(&self, pid_file: &str) -> Result<()> {
+        let pid = self.read(pid_file)?;
+        // What follows in the file's other lines is the command.
+        let pid = pid.lines().next().unwrap_or_default().trim().parse()?;
+        kill(Pid::from_raw(pid), Signal::SIGTERM).context("the MTA had ended already")
+    }
+
+    /// The same, for the daemon that takes messages, and waits until it takes no more.
     ///
     /// # Errors
     /// When it goes on.
     pub(crate) fn terminate(&self, pid_file: &str) -> Result<()> {
-        let pid = self.read(pid_file)?;
-        // What follows in the file's other lines is the command.
-        let pid = pid.lines().next().unwrap_or_default().trim().parse()?;
-        kill(Pid::from_raw(pid), Signal::SIGTERM).context("the MTA had ended already")?;
+        self.tell_to_end(pid_file)?;
         poll::until_true(Duration::from_secs(20), "the MTA's end", || {
             self.submit(0, |_| String::new()).is_err()
         })

@@ -7,6 +7,7 @@
 pub mod exim;
 mod instance;
 pub mod opensmtpd;
+pub mod sendmail;
 mod submit;
 
 use anyhow::Result;
@@ -16,12 +17,15 @@ use crate::lab::Lab;
 pub use exim::Exim;
 pub use instance::{Files, Instance};
 pub use opensmtpd::OpenSmtpd;
+pub use sendmail::Sendmail;
 pub use submit::{Pace, Submitting};
 
 /// Where messages are handed in.
 pub const SUBMIT: &str = "127.0.0.1:2525";
-/// What every instance calls itself.
+/// What an instance calls itself.
 pub const HOSTNAME: &str = "mail.example.com";
+/// What marketing is called, where an MTA can have a name for each stream.
+pub const MARKETING_NAME: &str = "news.example.com";
 /// The tag of marketing, one of each family: private addresses that its transport binds; they never reach the wire.
 pub const TAGS: [&str; 2] = ["198.18.0.2", "fd00:6d73::2"];
 
@@ -31,6 +35,8 @@ pub trait Mta: Sized {
     const NAME: &'static str;
     /// The user whose processes connect.
     const UID: u32;
+    /// What it calls itself to the receivers of transactional mail, and to those of marketing.
+    const EHLO: [&'static str; 2] = [HOSTNAME, HOSTNAME];
 
     /// Unpacks it where that was not done yet, starts it, waits until it takes messages. What goes to the domains of
     /// marketing binds its tag, where the MTA can do so.

@@ -1,0 +1,177 @@
+//! Debian's sendmail: two daemons, as it binds one address of a family for all that it sends.
+//!
+//! Owns: which packages it takes, its configs, its life, its logs and queues. Must not: know how an instance is mounted.
+
+use std::fs;
+use std::time::Duration;
+
+use anyhow::Result;
+
+use super::instance::{Files, Instance};
+use super::{HOSTNAME, MARKETING_NAME, Mta, SUBMIT, TAGS};
+use crate::lab::Lab;
+use crate::packages;
+
+/// sendmail, what makes its config, and what it links to that a bare Debian may lack.
+const PACKAGES: [&str; 12] = [
+    "sendmail-bin",
+    "sendmail-base",
+    "sendmail-cf",
+    "m4",
+    "libdb5.3",
+    "libldap-2.5-0",
+    "libnsl2",
+    "libsasl2-2",
+    "libsigsegv2",
+    "libssl3",
+    "libtirpc3",
+    "libwrap0",
+];
+/// Its users, and their groups.
+const USERS: [(&str, u32); 2] = [("smmta", 20_131), ("smmsp", 20_132)];
+/// Where the package has it; what is in /usr/sbin is made by its script.
+const PROGRAM: &str = "/usr/libexec/sendmail/sendmail";
+/// The daemons: that of all mail, and that of marketing, by the names of their files.
+const DAEMONS: [&str; 2] = ["sendmail", "marketing"];
+/// Load averages at which it would defer and refuse: the machine may be busy with other things.
+const BUSY: &str = "define(`confQUEUE_LA', `1000')dnl\ndefine(`confREFUSE_LA', `1000')dnl\n";
+/// Where the second daemon's own lines begin, and the first's recipe goes.
+const MAILERS: &str = "MAILER_DEFINITIONS\n";
+
+/// What its package's script takes in, unless told otherwise.
+const NO_HOST_STATUS: &str = "undefine(`confHOST_STATUS_DIRECTORY')dnl";
+
+/// A running sendmail.
+#[derive(Debug)]
+pub struct Sendmail {
+    instance: Instance,
+}
+
+impl Mta for Sendmail {
+    const NAME: &'static str = "sendmail";
+    /// Its daemons connect as root.
+    const UID: u32 = 0;
+    const EHLO: [&'static str; 2] = [HOSTNAME, MARKETING_NAME];
+
+    fn start(lab: &Lab, marketing: &[&str]) -> Result<Self> {
+        let sendmail = Self { instance: files(lab, marketing)?.mount(lab)? };
+        // makemap reads the config.
+        for daemon in DAEMONS {
+            let make = format!("m4 /etc/mail/{daemon}.mc >/etc/mail/{daemon}.cf");
+            sendmail.instance.tool(&["sh", "-c", &make])?;
+        }
+        for map in ["access", "mailertable"] {
+            let make = format!("makemap hash /etc/mail/{map} </etc/mail/{map}");
+            sendmail.instance.tool(&["sh", "-c", &make])?;
+        }
+        // Marketing's first: what the other hands on, it has to take.
+        for daemon in DAEMONS.into_iter().rev() {
+            sendmail.run(daemon, &["-bd", "-q30m"])?;
+        }
+        let ready = sendmail.instance.wait_ready(Duration::from_secs(20));
+        ready.map_err(|e| e.context(sendmail.log().unwrap_or_default()))?;
+        Ok(sendmail)
+    }
+
+    fn instance(&self) -> &Instance {
+        &self.instance
+    }
+
+    fn queue(&self) -> Result<Vec<String>> {
+        let mut queued = Vec::new();
+        for daemon in DAEMONS {
+            let listing = self.run(daemon, &["-bp"])?;
+            // A message's own line begins with its id; all others with a blank, a slash or a dash.
+            let ids = listing.lines().filter(|line| line.starts_with(|c: char| c.is_ascii_alphanumeric()));
+            queued.extend(ids.map(str::to_owned));
+        }
+        Ok(queued)
+    }
+
+    fn log(&self) -> Result<String> {
+        DAEMONS.iter().map(|daemon| self.instance.read(&log(daemon))).collect()
+    }
+
+    fn stop(self) -> Result<()> {
+        let [all, marketing] = DAEMONS.map(|daemon| format!("run/sendmail/mta/{daemon}.pid"));
+        self.instance.tell_to_end(&marketing)?;
+        self.instance.terminate(&all)
+    }
+}
+
+impl Sendmail {
+    /// Runs one of the daemons' program with its config. There is no syslog: what would go there goes to a file too.
+    fn run(&self, daemon: &str, args: &[&str]) -> Result<String> {
+        let (config, log) = (format!("-C/etc/mail/{daemon}.cf"), format!("/{}", log(daemon)));
+        self.instance.tool(&[&[PROGRAM, "-D", &log, "-d89.8", &config], args].concat())
+    }
+}
+
+fn log(daemon: &str) -> String {
+    format!("var/log/{daemon}.log")
+}
+
+/// What the packages' scripts would make, and the lab's names and routes.
+fn files(lab: &Lab, marketing: &[&str]) -> Result<Files> {
+    let packages = packages::unpack("sendmail", &PACKAGES)?;
+    let files = Files::new(lab, "sendmail", &packages, &USERS, &[])?;
+    files.copy_etc("mail")?;
+    let [(_, mta), _] = USERS;
+    for made in ["run/sendmail/mta", "var/spool/mqueue", "var/spool/mqueue-marketing", "var/lib/sendmail"] {
+        files.make_for(made, mta)?;
+    }
+    // As Debian's installer writes it: sendmail sleeps for a minute where its host's own name has no domain.
+    let host = fs::read_to_string("/proc/sys/kernel/hostname")?;
+    files.write("etc/hosts", &format!("127.0.0.1 localhost\n::1 localhost\n127.0.1.1 {HOSTNAME} {host}"))?;
+    for empty in
+        ["m4/dialup.m4", "m4/provider.m4", "local-host-names", "relay-domains", "trusted-users", "aliases"]
+    {
+        files.write(&format!("etc/mail/{empty}"), "")?;
+    }
+    let access = packages.join("usr/share/sendmail/examples/db/access");
+    files.write("etc/mail/access", &fs::read_to_string(access)?)?;
+    let routes: String = marketing.iter().map(|name| format!("{name}\trelay:[127.0.0.1]\n")).collect();
+    files.write("etc/mail/mailertable", &routes)?;
+    let stock = fs::read_to_string(packages.join("usr/share/sendmail/cf/debian/sendmail.mc"))?;
+    let (_, port) = SUBMIT.split_once(':').unwrap_or_default();
+    let main = stock.replace(&format!("dnl {NO_HOST_STATUS}"), NO_HOST_STATUS);
+    let main = main.replace("Name=MTA-v4, Port=smtp", &format!("Name=MTA-v4, Port={port}"));
+    let own = format!("define(`confDOMAIN_NAME', `{HOSTNAME}')dnl\n{BUSY}");
+    files.write(
+        "etc/mail/sendmail.mc",
+        &main.replacen(MAILERS, &format!("{own}{}{MAILERS}", recipe_main()), 1),
+    )?;
+    files.write(
+        "etc/mail/marketing.mc",
+        &recipe_marketing().replacen(MAILERS, &format!("{BUSY}{MAILERS}"), 1),
+    )?;
+    Ok(files)
+}
+
+fn recipe_main() -> String {
+    "define(`RELAY_MAILER_ARGS', `TCP $h 2526')dnl\nFEATURE(`mailertable')dnl\n".to_owned()
+}
+
+fn recipe_marketing() -> String {
+    let [tag4, tag6] = TAGS;
+    format!(
+        "define(`_USE_ETC_MAIL_')dnl
+include(`/usr/share/sendmail/cf/m4/cf.m4')dnl
+OSTYPE(`debian')dnl
+DOMAIN(`debian-mta')dnl
+define(`confDOMAIN_NAME', `{MARKETING_NAME}')dnl
+define(`QUEUE_DIR', `/var/spool/mqueue-marketing')dnl
+define(`confPID_FILE', `/var/run/sendmail/mta/marketing.pid')dnl
+define(`confCONTROL_SOCKET_NAME', `/var/run/sendmail/mta/marketing.control')dnl
+define(`STATUS_FILE', `/var/lib/sendmail/marketing.st')dnl
+undefine(`confHOST_STATUS_DIRECTORY')dnl
+FEATURE(`no_default_msa')dnl
+DAEMON_OPTIONS(`Family=inet, Name=marketing, Addr=127.0.0.1, Port=2526')dnl
+CLIENT_OPTIONS(`Family=inet, Addr={tag4}')dnl
+CLIENT_OPTIONS(`Family=inet6, Addr={tag6}')dnl
+FEATURE(`access_db', , `skip')dnl
+MAILER_DEFINITIONS
+MAILER(`smtp')dnl
+"
+    )
+}
