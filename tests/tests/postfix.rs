@@ -111,6 +111,7 @@ impl Host {
             main: main.iter().map(|&line| line.to_owned()).collect(),
             transports: BTreeMap::from([("marketing".into(), "198.18.0.2 fd00:6d73::2".into())]),
             routes: DOMAINS.iter().filter(|d| d.starts_with("news")).map(|d| marketing(d)).collect(),
+            ..Settings::default()
         };
         let postfix = Postfix::start(&lab, &settings).unwrap();
         Self { lab, receiver, dns, agent, postfix }

@@ -9,7 +9,7 @@ use anyhow::Result;
 use super::instance::{Files, Instance};
 use super::{HOSTNAME, Mta, SUBMIT, TAGS};
 use crate::lab::Lab;
-use crate::packages;
+use crate::{packages, recipes};
 
 /// Exim, and what it links to that a bare Debian may lack.
 const PACKAGES: [&str; 15] = [
@@ -43,6 +43,10 @@ dc_hide_mailname=''
 dc_mailname_in_oh='true'
 dc_localdelivery='mail_spool'
 ";
+/// Where what is not stock goes.
+const MACROS: &str = "etc/exim4/conf.d/main/000_localmacros";
+const ROUTER: &str = "etc/exim4/conf.d/router/190_marketing";
+const TRANSPORT: &str = "etc/exim4/conf.d/transport/31_marketing";
 /// Which file holds the daemon's process id.
 const PID: &str = "run/exim4/exim.pid";
 
@@ -57,13 +61,25 @@ impl Mta for Exim {
     const UID: u32 = 20_111;
 
     fn start(lab: &Lab, marketing: &[&str]) -> Result<Self> {
-        let exim = Self { instance: files(lab, marketing)?.mount(lab)? };
-        exim.instance.tool(&["update-exim4.conf"])?;
-        exim.instance.tool(&["exim4", "-bd", "-q30m"])?;
-        exim.instance
-            .wait_ready(Duration::from_secs(20))
-            .map_err(|e| e.context(exim.log().unwrap_or_default()))?;
-        Ok(exim)
+        let files = files(lab)?;
+        let domains = marketing.join(" : ");
+        let router = format!(
+            "marketing:\n  driver = dnslookup\n  domains = {domains}\n  transport = marketing_smtp\n  no_more\n"
+        );
+        let transport = format!("marketing_smtp:\n  driver = smtp\n  interface = <; {}\n", TAGS.join(" ; "));
+        for (name, text) in [(ROUTER, router), (TRANSPORT, transport)] {
+            files.write(name, &text)?;
+        }
+        Self::run(lab, files)
+    }
+
+    fn start_by_recipe(lab: &Lab) -> Result<Self> {
+        let files = files(lab)?;
+        for name in [ROUTER, TRANSPORT] {
+            files.write(name, &recipes::config(&format!("/{name}"))?)?;
+        }
+        files.add(MACROS, &recipes::config(&format!("/{MACROS}"))?)?;
+        Self::run(lab, files)
     }
 
     fn instance(&self) -> &Instance {
@@ -85,8 +101,20 @@ impl Mta for Exim {
     }
 }
 
+impl Exim {
+    fn run(lab: &Lab, files: Files) -> Result<Self> {
+        let exim = Self { instance: files.mount(lab)? };
+        exim.instance.tool(&["update-exim4.conf"])?;
+        exim.instance.tool(&["exim4", "-bd", "-q30m"])?;
+        exim.instance
+            .wait_ready(Duration::from_secs(20))
+            .map_err(|e| e.context(exim.log().unwrap_or_default()))?;
+        Ok(exim)
+    }
+}
+
 /// What the packages' scripts would make, and the lab's names.
-fn files(lab: &Lab, marketing: &[&str]) -> Result<Files> {
+fn files(lab: &Lab) -> Result<Files> {
     let packages = packages::unpack("exim", &PACKAGES)?;
     let files = Files::new(lab, "exim", &packages, &[("Debian-exim", Exim::UID)], &[])?;
     files.copy_etc("exim4")?;
@@ -102,13 +130,6 @@ fn files(lab: &Lab, marketing: &[&str]) -> Result<Files> {
     files.write("etc/exim4/update-exim4.conf.conf", &format!("{ANSWERS}dc_local_interfaces='{submit}'\n"))?;
     // A session of more than ten messages would have the rest wait for the next queue run.
     let main = format!("MAIN_HARDCODE_PRIMARY_HOSTNAME = {HOSTNAME}\nsmtp_accept_queue_per_connection = 0\n");
-    files.write("etc/exim4/conf.d/main/000_localmacros", &main)?;
-    let router = format!(
-        "marketing:\n  driver = dnslookup\n  domains = {}\n  transport = marketing_smtp\n  no_more\n",
-        marketing.join(" : ")
-    );
-    files.write("etc/exim4/conf.d/router/190_marketing", &router)?;
-    let transport = format!("marketing_smtp:\n  driver = smtp\n  interface = <; {}\n", TAGS.join(" ; "));
-    files.write("etc/exim4/conf.d/transport/31_marketing", &transport)?;
+    files.write(MACROS, &main)?;
     Ok(files)
 }

@@ -16,7 +16,8 @@ use nix::sched::{CloneFlags, setns, unshare};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
-use super::submit::{self, Pace, Submitting};
+use super::submit::{self, Envelope, Pace, Submitting};
+use super::{HOSTNAME, SUBMIT};
 use crate::cgroup::Cgroup;
 use crate::exec;
 use crate::lab::Lab;
@@ -24,11 +25,8 @@ use crate::netns::NetNs;
 use crate::poll;
 use crate::topology::DNS;
 
-/// What a host's resolver is told: the lab's names, and no others.
-const RESOLVER: [(&str, &str); 2] = [
-    ("hosts", "127.0.0.1 localhost\n::1 localhost\n"),
-    ("nsswitch.conf", "passwd: files\ngroup: files\nhosts: files dns\nservices: files\n"),
-];
+/// Where a host's resolver looks.
+const NSSWITCH: &str = "passwd: files\ngroup: files\nhosts: files dns\nservices: files\n";
 
 /// The files of an instance that is not mounted yet.
 #[derive(Debug)]
@@ -84,7 +82,13 @@ impl Files {
             fs::read_to_string("/etc/services").unwrap_or_else(|_| "smtp 25/tcp\ndomain 53/udp\n".into());
         self.write(&format!("{etc}/services"), &services)?;
         self.write(&format!("{etc}/resolv.conf"), &format!("nameserver {DNS}\noptions timeout:2\n"))?;
-        RESOLVER.iter().try_for_each(|(name, text)| self.write(&format!("{etc}/{name}"), text))
+        self.write(&format!("{etc}/nsswitch.conf"), NSSWITCH)?;
+        // As Debian's installer writes it: without its host's own full name, sendmail sleeps for a minute.
+        let own = fs::read_to_string("/proc/sys/kernel/hostname")?;
+        self.write(
+            &format!("{etc}/hosts"),
+            &format!("127.0.0.1 localhost\n::1 localhost\n127.0.1.1 {HOSTNAME} {own}"),
+        )
     }
 
     /// A path of the instance's, without the first slash, as it is outside.
@@ -118,6 +122,14 @@ impl Files {
         let path = self.path(inside);
         fs::create_dir_all(path.parent().unwrap_or(&self.dir))?;
         fs::write(&path, text).with_context(|| format!("cannot write {}", path.display()))
+    }
+
+    /// Adds to a file's end.
+    ///
+    /// # Errors
+    /// When that fails.
+    pub(crate) fn add(&self, inside: &str, text: &str) -> Result<()> {
+        self.write(inside, &(fs::read_to_string(self.path(inside))? + text))
     }
 
     /// Copies a directory of the packages' /etc.
@@ -180,9 +192,19 @@ impl Instance {
     /// # Errors
     /// When the cgroup is gone.
     pub fn command(&self, args: &[&str]) -> Result<Command> {
+        self.command_in("", args)
+    }
+
+    /// The same in a cgroup below that of the mail host, such as a unit's, which is made where it is not there.
+    ///
+    /// # Errors
+    /// When the cgroup is gone, or cannot be made.
+    pub fn command_in(&self, cgroup: &str, args: &[&str]) -> Result<Command> {
         let mut command = self.ns.command("/usr/bin/env");
         command.args(args);
-        Cgroup::enter(&self.cgroup, &mut command)?;
+        let cgroup = self.cgroup.join(cgroup);
+        fs::create_dir_all(&cgroup)?;
+        Cgroup::enter(&cgroup, &mut command)?;
         let mounts = self.mounts.try_clone()?;
         // SAFETY: between fork and exec the closure makes one system call and allocates nothing.
         unsafe {
@@ -213,7 +235,20 @@ impl Instance {
     /// # Errors
     /// When one is not taken.
     pub fn submit(&self, count: usize, to: impl Fn(usize) -> String + Sync) -> Result<()> {
-        submit::at_once(&self.ns, count, to)
+        self.submit_to(SUBMIT, count, |n| to(n).into())
+    }
+
+    /// The same at another address, with a sender for each message.
+    ///
+    /// # Errors
+    /// When one is not taken.
+    pub fn submit_to(
+        &self,
+        at: &str,
+        count: usize,
+        envelope: impl Fn(usize) -> Envelope + Sync,
+    ) -> Result<()> {
+        submit::at_once(&self.ns, at, count, envelope)
     }
 
     /// Starts to hand in messages at a pace, message `n` to the recipient `to(n)`.
@@ -233,7 +268,16 @@ impl Instance {
     /// # Errors
     /// When it does not in time.
     pub fn wait_ready(&self, within: Duration) -> Result<()> {
-        poll::until_true(within, "the MTA to answer", || self.submit(0, |_| String::new()).is_ok())
+        self.wait_ready_at(SUBMIT, within)
+    }
+
+    /// The same at another address.
+    ///
+    /// # Errors
+    /// When it does not in time.
+    pub fn wait_ready_at(&self, at: &str, within: Duration) -> Result<()> {
+        let ready = || self.submit_to(at, 0, |_| String::new().into()).is_ok();
+        poll::until_true(within, &format!("the MTA to answer at {at}"), ready)
     }
 
     /// Tells the daemon whose process id is in this file, without the first slash, to end, as its init script does.

@@ -18,7 +18,7 @@ pub use exim::Exim;
 pub use instance::{Files, Instance};
 pub use opensmtpd::OpenSmtpd;
 pub use sendmail::Sendmail;
-pub use submit::{Pace, Submitting};
+pub use submit::{Envelope, Pace, Submitting};
 
 /// Where messages are handed in.
 pub const SUBMIT: &str = "127.0.0.1:2525";
@@ -44,6 +44,12 @@ pub trait Mta: Sized {
     /// # Errors
     /// When the packages cannot be had, or it does not start: the error holds its log.
     fn start(lab: &Lab, marketing: &[&str]) -> Result<Self>;
+
+    /// The same by what docs/mta-recipes.md has for it: marketing is told by its senders, or by where it is handed in.
+    ///
+    /// # Errors
+    /// As [`Mta::start`].
+    fn start_by_recipe(lab: &Lab) -> Result<Self>;
 
     /// Where it runs.
     fn instance(&self) -> &Instance;

@@ -8,9 +8,9 @@ use std::time::Duration;
 use anyhow::Result;
 
 use super::instance::{Files, Instance};
-use super::{HOSTNAME, MARKETING_NAME, Mta, SUBMIT, TAGS};
+use super::{HOSTNAME, MARKETING_NAME, Mta, SUBMIT};
 use crate::lab::Lab;
-use crate::packages;
+use crate::{packages, recipes};
 
 /// sendmail, what makes its config, and what it links to that a bare Debian may lack.
 const PACKAGES: [&str; 12] = [
@@ -33,6 +33,8 @@ const USERS: [(&str, u32); 2] = [("smmta", 20_131), ("smmsp", 20_132)];
 const PROGRAM: &str = "/usr/libexec/sendmail/sendmail";
 /// The daemons: that of all mail, and that of marketing, by the names of their files.
 const DAEMONS: [&str; 2] = ["sendmail", "marketing"];
+/// Where the first hands marketing on to the second.
+const HANDED_ON: &str = "127.0.0.1:2526";
 /// Load averages at which it would defer and refuse: the machine may be busy with other things.
 const BUSY: &str = "define(`confQUEUE_LA', `1000')dnl\ndefine(`confREFUSE_LA', `1000')dnl\n";
 /// Where the second daemon's own lines begin, and the first's recipe goes.
@@ -64,13 +66,18 @@ impl Mta for Sendmail {
             let make = format!("makemap hash /etc/mail/{map} </etc/mail/{map}");
             sendmail.instance.tool(&["sh", "-c", &make])?;
         }
-        // Marketing's first: what the other hands on, it has to take.
-        for daemon in DAEMONS.into_iter().rev() {
+        for daemon in DAEMONS {
             sendmail.run(daemon, &["-bd", "-q30m"])?;
         }
-        let ready = sendmail.instance.wait_ready(Duration::from_secs(20));
-        ready.map_err(|e| e.context(sendmail.log().unwrap_or_default()))?;
+        for at in [SUBMIT, HANDED_ON] {
+            let ready = sendmail.instance.wait_ready_at(at, Duration::from_secs(20));
+            ready.map_err(|e| e.context(sendmail.log().unwrap_or_default()))?;
+        }
         Ok(sendmail)
+    }
+
+    fn start_by_recipe(lab: &Lab) -> Result<Self> {
+        Self::start(lab, &[])
     }
 
     fn instance(&self) -> &Instance {
@@ -120,9 +127,6 @@ fn files(lab: &Lab, marketing: &[&str]) -> Result<Files> {
     for made in ["run/sendmail/mta", "var/spool/mqueue", "var/spool/mqueue-marketing", "var/lib/sendmail"] {
         files.make_for(made, mta)?;
     }
-    // As Debian's installer writes it: sendmail sleeps for a minute where its host's own name has no domain.
-    let host = fs::read_to_string("/proc/sys/kernel/hostname")?;
-    files.write("etc/hosts", &format!("127.0.0.1 localhost\n::1 localhost\n127.0.1.1 {HOSTNAME} {host}"))?;
     for empty in
         ["m4/dialup.m4", "m4/provider.m4", "local-host-names", "relay-domains", "trusted-users", "aliases"]
     {
@@ -136,42 +140,13 @@ fn files(lab: &Lab, marketing: &[&str]) -> Result<Files> {
     let (_, port) = SUBMIT.split_once(':').unwrap_or_default();
     let main = stock.replace(&format!("dnl {NO_HOST_STATUS}"), NO_HOST_STATUS);
     let main = main.replace("Name=MTA-v4, Port=smtp", &format!("Name=MTA-v4, Port={port}"));
-    let own = format!("define(`confDOMAIN_NAME', `{HOSTNAME}')dnl\n{BUSY}");
     files.write(
         "etc/mail/sendmail.mc",
-        &main.replacen(MAILERS, &format!("{own}{}{MAILERS}", recipe_main()), 1),
+        &main.replacen(MAILERS, &format!("{BUSY}{}{MAILERS}", recipes::config("/etc/mail/sendmail.mc")?), 1),
     )?;
     files.write(
         "etc/mail/marketing.mc",
-        &recipe_marketing().replacen(MAILERS, &format!("{BUSY}{MAILERS}"), 1),
+        &recipes::config("/etc/mail/marketing.mc")?.replacen(MAILERS, &format!("{BUSY}{MAILERS}"), 1),
     )?;
     Ok(files)
-}
-
-fn recipe_main() -> String {
-    "define(`RELAY_MAILER_ARGS', `TCP $h 2526')dnl\nFEATURE(`mailertable')dnl\n".to_owned()
-}
-
-fn recipe_marketing() -> String {
-    let [tag4, tag6] = TAGS;
-    format!(
-        "define(`_USE_ETC_MAIL_')dnl
-include(`/usr/share/sendmail/cf/m4/cf.m4')dnl
-OSTYPE(`debian')dnl
-DOMAIN(`debian-mta')dnl
-define(`confDOMAIN_NAME', `{MARKETING_NAME}')dnl
-define(`QUEUE_DIR', `/var/spool/mqueue-marketing')dnl
-define(`confPID_FILE', `/var/run/sendmail/mta/marketing.pid')dnl
-define(`confCONTROL_SOCKET_NAME', `/var/run/sendmail/mta/marketing.control')dnl
-define(`STATUS_FILE', `/var/lib/sendmail/marketing.st')dnl
-undefine(`confHOST_STATUS_DIRECTORY')dnl
-FEATURE(`no_default_msa')dnl
-DAEMON_OPTIONS(`Family=inet, Name=marketing, Addr=127.0.0.1, Port=2526')dnl
-CLIENT_OPTIONS(`Family=inet, Addr={tag4}')dnl
-CLIENT_OPTIONS(`Family=inet6, Addr={tag6}')dnl
-FEATURE(`access_db', , `skip')dnl
-MAILER_DEFINITIONS
-MAILER(`smtp')dnl
-"
-    )
 }

@@ -25,6 +25,21 @@ pub struct Pace {
     pub sessions: usize,
 }
 
+/// From whom a message is, and to whom.
+#[derive(Clone, Debug)]
+pub struct Envelope {
+    /// Sender.
+    pub from: String,
+    /// Recipient.
+    pub to: String,
+}
+
+impl From<String> for Envelope {
+    fn from(to: String) -> Self {
+        Self { from: "sender@example.com".into(), to }
+    }
+}
+
 /// Sessions that hand in messages.
 #[derive(Debug)]
 pub struct Submitting(Vec<JoinHandle<Result<()>>>);
@@ -42,11 +57,16 @@ impl Submitting {
     }
 }
 
-/// Hands in `count` messages over one session, as fast as they are taken.
-pub(super) fn at_once(ns: &NetNs, count: usize, to: impl Fn(usize) -> String + Sync) -> Result<()> {
+/// Hands in `count` messages at this address over one session, as fast as they are taken.
+pub(super) fn at_once(
+    ns: &NetNs,
+    at: &str,
+    count: usize,
+    envelope: impl Fn(usize) -> Envelope + Sync,
+) -> Result<()> {
     ns.run(|| -> Result<()> {
-        let mut session = Session::open()?;
-        (0..count).try_for_each(|n| session.message(n, &to(n)))?;
+        let mut session = Session::open(at)?;
+        (0..count).try_for_each(|n| session.message(n, &envelope(n)))?;
         session.say("QUIT", "221")
     })?
 }
@@ -61,14 +81,14 @@ pub(super) fn at(
     let sessions = (0..pace.sessions).map(|first| {
         let to = Arc::clone(&to);
         ns.thread("submit", move || {
-            let mut session = Session::open()?;
+            let mut session = Session::open(SUBMIT)?;
             for n in (first..pace.count).step_by(pace.sessions) {
                 let due = began + Duration::from_secs_f64(n as f64 / pace.rate as f64);
                 let left = due.saturating_duration_since(Instant::now());
                 poll::until_true(left + Duration::from_secs(1), "the next message's time", || {
                     Instant::now() >= due
                 })?;
-                session.message(n, &to(n))?;
+                session.message(n, &to(n).into())?;
             }
             session.say("QUIT", "221")
         })
@@ -82,8 +102,8 @@ struct Session {
 }
 
 impl Session {
-    fn open() -> Result<Self> {
-        let address: SocketAddr = SUBMIT.parse()?;
+    fn open(at: &str) -> Result<Self> {
+        let address: SocketAddr = at.parse()?;
         let stream = TcpStream::connect_timeout(&address, Duration::from_secs(5))?;
         stream.set_read_timeout(Some(Duration::from_secs(30)))?;
         stream.set_nodelay(true)?;
@@ -93,8 +113,8 @@ impl Session {
         Ok(session)
     }
 
-    fn message(&mut self, n: usize, to: &str) -> Result<()> {
-        self.say("MAIL FROM:<sender@example.com>", "250")?;
+    fn message(&mut self, n: usize, Envelope { from, to }: &Envelope) -> Result<()> {
+        self.say(&format!("MAIL FROM:<{from}>"), "250")?;
         self.say(&format!("RCPT TO:<{to}>"), "250")?;
         self.say("DATA", "354")?;
         self.say(&format!("Subject: {n}\r\nX-Lab: {n}\r\n\r\nmessage {n}\r\n."), "250")

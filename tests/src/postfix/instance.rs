@@ -23,6 +23,10 @@ pub(super) fn files(lab: &Lab, settings: &Settings) -> Result<Files> {
     // What the chrooted daemons see; Debian's start script copies the same files there.
     files.resolver("var/spool/postfix/etc")?;
     write_config(&files.path("etc/postfix"), &root, settings)?;
+    for (name, text) in &settings.files {
+        let at = format!("etc/postfix/{name}");
+        if files.path(&at).is_file() { files.add(&at, text)? } else { files.write(&at, text)? }
+    }
     Ok(files)
 }
 
@@ -57,6 +61,10 @@ fn write_config(etc: &Path, root: &Path, settings: &Settings) -> Result<()> {
         {
             fs::copy(from, etc.join(file))?;
         }
+    }
+    // As the package's script does, for more instances.
+    for file in ["main.cf", "master.cf"] {
+        fs::copy(root.join(format!("usr/share/postfix/{file}.dist")), etc.join(format!("{file}.proto")))?;
     }
     for script in ["postfix-script", "post-install"] {
         fs::copy(root.join("etc/postfix").join(script), etc.join(script))?;

@@ -13,8 +13,7 @@ use anyhow::{Context, Result};
 
 use crate::lab::Lab;
 use crate::mta::{Instance, Mta, TAGS};
-use crate::packages;
-use crate::poll;
+use crate::{packages, poll, recipes};
 
 pub use crate::mta::{Pace, SUBMIT, Submitting};
 pub use instance::UID;
@@ -38,6 +37,8 @@ pub struct Settings {
     pub transports: BTreeMap<String, String>,
     /// Which transport a recipient domain takes.
     pub routes: BTreeMap<String, String>,
+    /// What is added to files in /etc/postfix, by name.
+    pub files: BTreeMap<String, String>,
 }
 
 /// What became of a message, by its log.
@@ -173,11 +174,17 @@ impl Mta for Postfix {
 
     fn start(lab: &Lab, marketing: &[&str]) -> Result<Self> {
         let settings = Settings {
-            main: Vec::new(),
             transports: BTreeMap::from([("marketing".to_owned(), TAGS.join(" "))]),
             routes: marketing.iter().map(|&domain| (domain.to_owned(), "marketing".to_owned())).collect(),
+            ..Settings::default()
         };
         Self::start(lab, &settings)
+    }
+
+    fn start_by_recipe(lab: &Lab) -> Result<Self> {
+        let file = |name: &str| Ok((name.to_owned(), recipes::config(&format!("/etc/postfix/{name}"))?));
+        let files = ["main.cf", "master.cf", "sender_transport"].into_iter().map(file);
+        Self::start(lab, &Settings { files: files.collect::<Result<_>>()?, ..Settings::default() })
     }
 
     fn instance(&self) -> &Instance {
