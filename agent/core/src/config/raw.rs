@@ -198,7 +198,7 @@ table! {
         group: Many<String>,
         /// Number of the process's group.
         gid: Many<i64>,
-        /// cgroup of the process, as a path from the cgroup root, such as `system.slice/postfix@-.service`.
+        /// cgroup of the process, as a path from the cgroup root, such as `system.slice/system-postfix.slice/postfix@-.service`.
         cgroup: Many<String>,
         /// A private address that an MTA's transport binds (Postfix: `-o smtp_bind_address=198.18.0.2`).
         /// mailsteer keeps it on lo; it never reaches the wire.

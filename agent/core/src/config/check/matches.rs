@@ -293,7 +293,7 @@ fn cgroup(item: &At<String>, problems: &mut Vec<Problem>) -> Option<String> {
     problems.push(
         Problem::error(code::BAD_CGROUP, format!("`{}` is not the path of a cgroup", item.value))
             .at(&item.span, why)
-            .help("Write it as `systemctl show -p ControlGroup postfix@-` does, such as \"system.slice/postfix@-.service\". Leave the key out to match every process."),
+            .help("Write it as `systemctl show -p ControlGroup postfix@-` does, such as \"system.slice/system-postfix.slice/postfix@-.service\". Leave the key out to match every process."),
     );
     None
 }
