@@ -1,7 +1,8 @@
 //! One Postfix instance's files: Debian's, and what ties them to the lab.
 
-use std::fs;
+use std::fs::{self, File};
 use std::path::Path;
+use std::time::{Duration, SystemTime};
 
 use anyhow::Result;
 
@@ -27,6 +28,9 @@ pub(super) fn files(lab: &Lab, settings: &Settings) -> Result<Files> {
         let at = format!("etc/postfix/{name}");
         if files.path(&at).is_file() { files.add(&at, text)? } else { files.write(&at, text)? }
     }
+    // Each of its programs waits while a main.cf was written a moment ago: it may not be whole yet.
+    let main = File::options().append(true).open(files.path("etc/postfix/main.cf"))?;
+    main.set_modified(SystemTime::now() - Duration::from_mins(1))?;
     Ok(files)
 }
 
