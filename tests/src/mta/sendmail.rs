@@ -107,7 +107,8 @@ impl Mta for Sendmail {
 }
 
 impl Sendmail {
-    /// Runs one of the daemons' program with its config. There is no syslog: what would go there goes to a file too.
+    /// Runs one of the daemons' program with its config. There is no syslog: what would go there goes to a file
+    /// instead.
     fn run(&self, daemon: &str, args: &[&str]) -> Result<String> {
         let (config, log) = (format!("-C/etc/mail/{daemon}.cf"), format!("/{}", log(daemon)));
         self.instance.tool(&[&[PROGRAM, "-D", &log, "-d89.8", &config], args].concat())
