@@ -165,6 +165,33 @@ fn exim_and_sendmail() {
     insta::assert_snapshot!(written(&Facts { host, mtas: vec![exim, sendmail], ..Facts::default() }));
 }
 
+/// Names that the kernel takes: letters of both sizes, and control characters.
+#[test]
+fn interfaces_whose_names_no_config_can_hold_or_tell_apart() {
+    let mut host = one_uplink(&["203.0.113.10/24"]);
+    host.links.extend([link(3, "WAN.1"), link(4, "wan-1"), link(5, "eth\u{1b}")]);
+    host.addresses.extend([
+        address(3, "198.51.100.10/25"),
+        address(4, "192.0.2.10/25"),
+        address(5, "192.0.2.200/25"),
+    ]);
+    host.routes.extend([
+        route("0.0.0.0/0", Some("198.51.100.1"), 3),
+        route("0.0.0.0/0", Some("192.0.2.1"), 4),
+        route("0.0.0.0/0", Some("192.0.2.129"), 5),
+    ]);
+    host.links.extend([link(6, "br-A"), link(7, "br-a"), link(8, "br-\u{7f}"), link(9, "br-b")]);
+    for (ifindex, net) in (6..).zip(["172.20.0.1/16", "172.21.0.1/16", "172.22.0.1/16", "172.22.1.1/24"]) {
+        host.addresses.push(address(ifindex, net));
+    }
+    let text = written(&Facts { host, mtas: vec![postfix()], ..Facts::default() });
+    for line in ["[uplink.wan-1]", "[uplink.wan-1-2]", "[stream.br-a]", "[stream.br-a-2]", "[stream.br--]"] {
+        assert_eq!(text.matches(line).count(), 1, "{line}\n{text}");
+    }
+    assert!(text.contains("192.0.2.200 is left out") && text.contains("br-b is left out"), "{text}");
+    assert!(!text.contains(|c: char| c.is_control() && c != '\n'), "{text}");
+}
+
 #[test]
 fn nothing_found() {
     insta::assert_snapshot!(written(&Facts::default()));
@@ -187,7 +214,7 @@ proptest! {
     fn whatever_is_found_passes_on_its_host(
         addresses in proptest::collection::vec(some_address(), 0..12),
         routes in proptest::collection::vec((2_u32..6, any::<bool>(), any::<bool>()), 0..5),
-        names in proptest::sample::subsequence(vec!["eth1", "br-a", "Docker0", "wan.7", "ppp0"], 3),
+        names in proptest::sample::subsequence(vec!["eth1", "br-a", "br-A", "Docker0", "wan.7", "WAN-7", "br-\u{7f}", "e\u{1b}", "ppp0"], 3),
         mta in any::<bool>(),
     ) {
         let links = ["lo", "eth0"].into_iter().chain(names).zip(1..).map(|(name, index)| link(index, name)).collect();

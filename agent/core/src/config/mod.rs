@@ -11,7 +11,7 @@ mod read;
 mod schema;
 mod settings;
 
-pub(crate) use check::{Kind, is_full_host_name, kind};
+pub(crate) use check::{Kind, is_full_host_name, is_interface, kind};
 pub use load::{Checked, load};
 pub use problem::{CODES, Label, Problem, Severity};
 pub use schema::{reference, schema};

@@ -6,7 +6,7 @@ use std::net::IpAddr;
 use ipnet::IpNet;
 
 use super::Facts;
-use crate::config::{Kind, kind};
+use crate::config::{Kind, is_interface, kind};
 use crate::model::{Address, AddressState, Family, Link, Route};
 
 /// How names of interfaces behind which containers and guests are begin.
@@ -39,6 +39,8 @@ pub(super) struct Bridge<'f> {
 pub(super) struct Sorted<'f> {
     pub(super) ways: Vec<Way<'f>>,
     pub(super) bridges: Vec<Bridge<'f>>,
+    /// Container bridges with no network that one before them has not.
+    pub(super) repeated: Vec<&'f Link>,
     /// Public addresses on no uplink, of which it is not clear by which they would leave.
     pub(super) elsewhere: Vec<&'f Address>,
     /// Public addresses of a family by which nothing leaves.
@@ -49,9 +51,11 @@ pub(super) struct Sorted<'f> {
 
 /// Sorts what was found.
 pub(super) fn sorted(facts: &Facts) -> Sorted<'_> {
+    let (repeated, bridges) = bridges(facts).into_iter().partition(|bridge| bridge.subnets.is_empty());
     let mut all = Sorted {
         ways: ways(facts),
-        bridges: bridges(facts),
+        bridges,
+        repeated: Vec::into_iter(repeated).map(|bridge: Bridge<'_>| bridge.link).collect(),
         elsewhere: vec![],
         mute: vec![],
         passing: vec![],
@@ -135,9 +139,14 @@ fn ways(facts: &Facts) -> Vec<Way<'_>> {
             found.push(Way { link, routes, public: vec![], private: vec![] });
         }
     }
+    // Where there are several, each is written down; a name with control characters cannot be.
+    if found.len() > 1 {
+        found.retain(|way| is_interface(&way.link.name));
+    }
     found
 }
 
+/// A bridge whose networks stand before it is left with none: nobody could tell the streams apart.
 fn bridges(facts: &Facts) -> Vec<Bridge<'_>> {
     let is_way = |link: &Link| {
         facts
@@ -147,14 +156,23 @@ fn bridges(facts: &Facts) -> Vec<Bridge<'_>> {
             .any(|route| route.destination.prefix_len() == 0 && route.ifindex == link.index)
     };
     let bridges = facts.host.links.iter().filter(|link| is_container_bridge(&link.name) && !is_way(link));
-    let with_subnets = bridges.map(|link| {
+    let mut before: Vec<IpNet> = vec![];
+    let with_subnets = bridges.filter_map(|link| {
         let own = facts.host.addresses.iter().filter(|one| one.ifindex == link.index);
         let usable = own.filter(|one| !matches!(kind(one.address), Kind::Unusable(_)));
         let nets = usable.filter_map(|one| IpNet::new(one.address, one.prefix_len).ok());
-        let subnets: BTreeSet<IpNet> = nets.map(|net| net.trunc()).collect();
-        Bridge { link, subnets: subnets.into_iter().collect() }
+        let mut subnets: Vec<IpNet> = nets.map(|net| net.trunc()).collect();
+        if subnets.is_empty() {
+            return None;
+        }
+        subnets.sort();
+        subnets.dedup();
+        subnets.retain(|net| !before.iter().any(|earlier| earlier.contains(net)));
+        before.extend(&subnets);
+        before = IpNet::aggregate(&before);
+        Some(Bridge { link, subnets })
     });
-    with_subnets.filter(|bridge| !bridge.subnets.is_empty()).collect()
+    with_subnets.collect()
 }
 
 /// The networks whose sources leave by a way: those of its interface, unless another way has the same; else its

@@ -1,5 +1,6 @@
 //! The text of the config.
 
+use std::collections::BTreeSet;
 use std::fmt::{Display, Write as _};
 
 use super::sort::{Bridge, Sorted, Way, prefixes, sorted};
@@ -31,6 +32,8 @@ impl Text {
     /// A comment, wrapped as this repository's are.
     fn say(&mut self, text: &str) {
         let mut line = "#".to_owned();
+        // Names of interfaces may hold what TOML allows in no comment.
+        let text = text.replace(char::is_control, "\u{fffd}");
         for word in text.split_whitespace() {
             if line.chars().count() + 1 + word.chars().count() > 110 {
                 self.line(&line);
@@ -47,9 +50,9 @@ impl Text {
     }
 }
 
-/// A text as TOML wants it; what JSON escapes, TOML reads alike.
+/// A text as TOML wants it; what JSON escapes, TOML reads alike, and TOML wants one character more escaped.
 fn quoted(text: &str) -> String {
-    serde_json::Value::from(text).to_string()
+    serde_json::Value::from(text).to_string().replace('\u{7f}', "\\u007f")
 }
 
 fn list<T: ToString>(items: &[T]) -> String {
@@ -90,10 +93,11 @@ fn uplinks(out: &mut Text, found: &Sorted<'_>) {
         several => {
             out.say("Several interfaces have a default route. Each source leaves by the uplink whose prefix holds it.");
             let with_sources: Vec<&Way<'_>> = several.iter().filter(|way| !way.public.is_empty()).collect();
+            let mut names = Names::default();
             for (number, way) in with_sources.iter().enumerate() {
                 let others: Vec<&Way<'_>> =
                     with_sources.iter().enumerate().filter(|(other, _)| *other != number).map(|(_, way)| *way).collect();
-                uplink(out, number, way, &others);
+                uplink(out, &mut names, way, &others);
             }
             for way in several.iter().filter(|way| way.public.is_empty()) {
                 out.gap();
@@ -103,11 +107,11 @@ fn uplinks(out: &mut Text, found: &Sorted<'_>) {
     }
 }
 
-fn uplink(out: &mut Text, number: usize, way: &Way<'_>, others: &[&Way<'_>]) {
-    if number > 0 {
+fn uplink(out: &mut Text, names: &mut Names, way: &Way<'_>, others: &[&Way<'_>]) {
+    if !names.0.is_empty() {
         out.gap();
     }
-    out.line(format!("[uplink.{}]", name(&way.link.name)));
+    out.line(format!("[uplink.{}]", names.after(&way.link.name)));
     out.line(format!("interface = {}", quoted(&way.link.name)));
     let gateways = way.gateways();
     if !gateways.is_empty() {
@@ -116,11 +120,27 @@ fn uplink(out: &mut Text, number: usize, way: &Way<'_>, others: &[&Way<'_>]) {
     out.line(format!("prefix = {}", list(&prefixes(way, others))));
 }
 
+/// Names that are given already: interfaces that differ only in what no name may hold must not get the same.
+#[derive(Default)]
+struct Names(BTreeSet<String>);
+
+impl Names {
+    /// A name after an interface or an MTA.
+    fn after(&mut self, text: &str) -> String {
+        let plain = name(text);
+        let free = |name: &String| !self.0.contains(name);
+        let numbered = (2_u32..).map(|n| format!("{plain}-{n}"));
+        let found = std::iter::once(plain.clone()).chain(numbered).find(free).unwrap_or_default();
+        self.0.insert(found.clone());
+        found
+    }
+}
+
 /// The name of an uplink or stream after an interface: what is not allowed in one becomes `-`.
 fn name(interface: &str) -> String {
     let fits = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-' || c == '_';
     let text: String =
-        interface.to_lowercase().chars().map(|c| if fits(c) { c } else { '-' }).take(30).collect();
+        interface.to_lowercase().chars().map(|c| if fits(c) { c } else { '-' }).take(24).collect();
     if text.starts_with(|c: char| c.is_ascii_alphanumeric()) { text } else { format!("x{text}") }
 }
 
@@ -216,16 +236,20 @@ fn streams(out: &mut Text, facts: &Facts, found: &Sorted<'_>, whole: bool) {
     if !facts.mtas.is_empty() || !found.bridges.is_empty() {
         text.say("Streams match in this order, and the first that matches wins.");
     }
-    let mut first = true;
+    let mut names = Names::default();
     for mta in &facts.mtas {
-        separate(&mut text, &mut first);
-        stream(&mut text, mta);
+        separate(&mut text, &names);
+        stream(&mut text, &mut names, mta);
     }
     for bridge in &found.bridges {
-        separate(&mut text, &mut first);
-        containers(&mut text, bridge);
+        separate(&mut text, &names);
+        containers(&mut text, &mut names, bridge);
     }
-    if first {
+    for link in &found.repeated {
+        text.gap();
+        text.say(&format!("{} is left out: its networks are those of a bridge above.", link.name));
+    }
+    if names.0.is_empty() {
         text.say("No MTA and no container bridge was found. Whose mail shall be steered; `user` is whose process connects:");
         for line in ["[stream.mail]", "user = \"postfix\"", "pool = \"main\""] {
             text.line(format!("#{line}"));
@@ -238,17 +262,18 @@ fn streams(out: &mut Text, facts: &Facts, found: &Sorted<'_>, whole: bool) {
     }
 }
 
-fn separate(out: &mut Text, first: &mut bool) {
-    if !std::mem::take(first) {
+fn separate(out: &mut Text, names: &Names) {
+    if !names.0.is_empty() {
         out.gap();
     }
 }
 
-fn stream(out: &mut Text, mta: &Mta) {
+fn stream(out: &mut Text, names: &mut Names, mta: &Mta) {
+    let name = names.after(&mta.name);
     match &mta.by {
         MatchBy::User(user) => {
             out.say(&format!("Found by {}. Its processes connect as user {user}.", mta.evidence));
-            out.line(format!("[stream.{}]", mta.name));
+            out.line(format!("[stream.{name}]"));
             out.line(format!("user = {}", quoted(user)));
         }
         MatchBy::Cgroup(path) => {
@@ -256,19 +281,19 @@ fn stream(out: &mut Text, mta: &Mta) {
                 "Found by {}. It connects as root, as others do: its cgroup tells it apart.",
                 mta.evidence
             ));
-            out.line(format!("[stream.{}]", mta.name));
+            out.line(format!("[stream.{name}]"));
             out.line(format!("cgroup = {}", quoted(path)));
         }
     }
     out.line("pool = \"main\"");
 }
 
-fn containers(out: &mut Text, bridge: &Bridge<'_>) {
+fn containers(out: &mut Text, names: &mut Names, bridge: &Bridge<'_>) {
     out.say(&format!(
         "Containers behind {}. Remove it if none of them sends mail; their users are not known on this host.",
         bridge.link.name
     ));
-    out.line(format!("[stream.{}]", name(&bridge.link.name)));
+    out.line(format!("[stream.{}]", names.after(&bridge.link.name)));
     out.line(format!("subnet = {}", list(&bridge.subnets)));
     out.line("pool = \"main\"");
 }

@@ -18,7 +18,7 @@ mod uplinks;
 use ipnet::IpNet;
 
 pub(crate) use self::address::{Kind, kind};
-pub(crate) use self::names::is_full_host_name;
+pub(crate) use self::names::{is_full_host_name, is_interface};
 
 use self::host::HostCheck;
 use self::matches::Matcher;

@@ -22,11 +22,7 @@ pub(super) fn name(name: &At<String>, of: &str, problems: &mut Vec<Problem>) {
 
 /// Reports an interface name that the kernel would not take, and lo.
 pub(super) fn interface(name: &str, span: &Range<usize>, problems: &mut Vec<Problem>) -> bool {
-    let taken_by_kernel = (1..=15).contains(&name.len())
-        && !name.contains(|c: char| c == '/' || c == ':' || c.is_whitespace() || c.is_control())
-        && name != "."
-        && name != "..";
-    if taken_by_kernel && name != "lo" {
+    if is_interface(name) && name != "lo" {
         return true;
     }
     let why = if name == "lo" {
@@ -40,6 +36,14 @@ pub(super) fn interface(name: &str, span: &Range<usize>, problems: &mut Vec<Prob
             .help("`ip -br link` lists the interfaces of the host."),
     );
     false
+}
+
+/// Whether an interface can be called so, and the name be written in a config.
+pub(crate) fn is_interface(name: &str) -> bool {
+    (1..=15).contains(&name.len())
+        && !name.contains(|c: char| c == '/' || c == ':' || c.is_whitespace() || c.is_control())
+        && name != "."
+        && name != ".."
 }
 
 /// Reports an EHLO name that receivers would turn down.
