@@ -14,6 +14,7 @@ use serde::Serialize;
 
 use super::args::{AgentArgs, Cli, Color, Command, ExplainArgs, TailArgs, TeardownArgs};
 use super::render::{self, Style};
+use super::terminal::harmless;
 use super::{check, connect_as, doctor, init, trying};
 use crate::api::view::{Destination, Done, Who};
 use crate::api::{Client, ConnectError, Tail, ViewStream};
@@ -32,7 +33,8 @@ pub fn run(cli: Cli) -> ExitCode {
                 return ExitCode::SUCCESS;
             }
             // Where even this cannot be written, nobody is there to be told.
-            let _ = writeln!(std::io::stderr(), "mailsteer: {error:#}");
+            let said = format!("mailsteer: {error:#}\n");
+            let _ = write(&mut std::io::stderr().lock(), &said);
             ExitCode::from(failed)
         }
     }
@@ -76,9 +78,14 @@ fn prepared(args: AgentArgs, socket: std::path::PathBuf) -> Result<crate::daemon
 }
 
 pub(super) fn put(text: &str) -> Result<()> {
-    let mut out = std::io::stdout().lock();
+    Ok(write(&mut std::io::stdout().lock(), text)?)
+}
+
+/// To a terminal what does it no harm; to anything else every byte.
+fn write(out: &mut (impl Write + IsTerminal), text: &str) -> std::io::Result<()> {
+    let text = if out.is_terminal() { harmless(text) } else { text.into() };
     out.write_all(text.as_bytes())?;
-    Ok(out.flush()?)
+    out.flush()
 }
 
 fn show<T: Serialize>(json: bool, value: &T, text: impl FnOnce() -> String) -> Result<u8> {

@@ -68,7 +68,8 @@ fn banner(socket: Socket) -> std::io::Result<String> {
     stream.set_read_timeout(Some(PATIENCE))?;
     let mut line = vec![];
     BufReader::new(stream).take(512).read_until(b'\n', &mut line).map_err(silent)?;
-    let text = String::from_utf8_lossy(&line).trim_end().to_owned();
+    // A stranger's words, which go on into tables and records: one line of them, whatever they hold.
+    let text = String::from_utf8_lossy(&line).trim_end().replace(char::is_control, "\u{fffd}");
     if text.is_empty() {
         return Err(std::io::Error::other("connected, and the receiver closed without a word"));
     }

@@ -11,6 +11,7 @@ pub(crate) mod host_view;
 mod init;
 mod judge;
 mod render;
+mod terminal;
 mod trying;
 
 pub use commands::run;
