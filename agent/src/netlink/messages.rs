@@ -14,7 +14,7 @@ use netlink_packet_route::route::{
     RouteAddress, RouteAttribute, RouteFlags, RouteHeader, RouteMessage, RouteProtocol, RouteScope,
     RouteType, RouteVia,
 };
-use netlink_packet_route::rule::{RuleAction, RuleAttribute, RuleMessage, RulePortRange};
+use netlink_packet_route::rule::{RuleAction, RuleAttribute, RuleFlags, RuleMessage, RulePortRange};
 use netlink_packet_route::{AddressFamily, IpProtocol};
 
 use super::request::address_family;
@@ -295,5 +295,61 @@ pub fn rule_spec(message: &RuleMessage) -> Option<RuleSpec> {
     };
     // One written differently (by an older version, or changed by hand) is none of the plan's: it is removed by
     // teardown, and the right one is added beside it.
-    rule_message(&spec).attributes.iter().all(has).then_some(spec)
+    let ours = rule_message(&spec);
+    let narrowed = message.attributes.iter().any(|one| selects(one) && !ours.attributes.contains(one));
+    let header = &message.header;
+    let plain = header.action == ours.header.action
+        && !header.flags.contains(RuleFlags::Invert)
+        && (header.src_len, header.dst_len, header.tos) == (0, 0, 0);
+    (plain && !narrowed && ours.attributes.iter().all(has)).then_some(spec)
+}
+
+/// Whether an attribute makes a rule meet less than all packets, or look up less than a whole table. The kernel shows
+/// some with every rule, and may show new ones.
+fn selects(attribute: &RuleAttribute) -> bool {
+    match attribute {
+        RuleAttribute::FwMark(_)
+        | RuleAttribute::FwMask(_)
+        | RuleAttribute::Iifname(_)
+        | RuleAttribute::Oifname(_)
+        | RuleAttribute::IpProtocol(_)
+        | RuleAttribute::SourcePortRange(_)
+        | RuleAttribute::DestinationPortRange(_) => true,
+        RuleAttribute::UidRange(range) => range.start != 0 || range.end != u32::MAX,
+        RuleAttribute::SuppressPrefixLen(length) => *length != u32::MAX,
+        _ => false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use netlink_packet_route::rule::RuleUidRange;
+
+    use super::*;
+
+    #[test]
+    fn a_rule_that_meets_less_than_ours_is_not_ours() {
+        let spec = RuleSpec::Uplink { family: Family::V4, uplink: UplinkId(1) };
+        let ours = rule_message(&spec);
+        let with = |change: &dyn Fn(&mut RuleMessage)| {
+            let mut message = ours.clone();
+            change(&mut message);
+            rule_spec(&message)
+        };
+        let users = |start, end| RuleAttribute::UidRange(RuleUidRange { start, end });
+        let shown = [users(0, u32::MAX), RuleAttribute::SuppressPrefixLen(u32::MAX)];
+        assert_eq!(with(&|rule| rule.attributes.extend(shown.clone())), Some(spec));
+        let changes: [&dyn Fn(&mut RuleMessage); 7] = [
+            &|rule| rule.header.flags |= RuleFlags::Invert,
+            &|rule| rule.header.action = RuleAction::Unreachable,
+            &|rule| rule.header.src_len = 8,
+            &|rule| rule.header.tos = 4,
+            &|rule| rule.attributes.push(RuleAttribute::Oifname("eth0".into())),
+            &|rule| rule.attributes.push(users(1, 1)),
+            &|rule| rule.attributes.push(RuleAttribute::SuppressPrefixLen(0)),
+        ];
+        for (number, change) in changes.into_iter().enumerate() {
+            assert_eq!(with(change), None, "change {number}");
+        }
+    }
 }

@@ -63,6 +63,10 @@ pub fn slot_of(element: &Element) -> Option<((LaneId, Family, u16), SlotTarget)>
         }
         id => SlotTarget::Source(SourceId(id), UplinkId(mark.uplink)),
     };
+    // An uplink beside what is no source would send mail that is left alone by another way.
+    if slot_value(LaneId(lane), target) != value {
+        return None;
+    }
     let family = if key & SLOT_FAMILY_V6 == 0 { Family::V4 } else { Family::V6 };
     Some(((LaneId(lane), family, (key & (SLOT_FAMILY_V6 - 1)) as u16), target))
 }
@@ -120,6 +124,17 @@ mod tests {
                 };
                 assert_eq!(slot_of(&element), Some(((LaneId(255), family, 4095), target)));
             }
+        }
+    }
+
+    #[test]
+    fn what_we_would_not_have_written_is_no_slot() {
+        for source in [0, HOLD as u16, Refusal::Exhausted as u16] {
+            let key = slot_key(3, false, 0).to_ne_bytes().to_vec();
+            let value = |uplink| Some(Mark { uplink, lane: 3, source }.pack().to_ne_bytes().to_vec());
+            let element = |uplink| Element { key: key.clone(), data: value(uplink), end: false };
+            assert!(slot_of(&element(0)).is_some());
+            assert_eq!(slot_of(&element(5)), None, "source {source} by uplink 5");
         }
     }
 
