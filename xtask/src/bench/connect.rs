@@ -130,7 +130,7 @@ fn rows(size: &Measured, crowd: &str, text: &mut String) {
     for (way, called) in WAYS {
         let Some(own) = figures(way) else {
             let why = size.missing.get(way).map_or("not measured", String::as_str);
-            let why = why.lines().next().unwrap_or_default();
+            let why = why.lines().next().unwrap_or_default().replace('|', "/");
             text.push_str(&format!("| {} | {called} | not here: {why} | | | | |\n", size.sources));
             continue;
         };
@@ -158,8 +158,11 @@ fn beside(way: &str, own: &[Figure], hand: Option<&Vec<Figure>>) -> String {
     let Some(Spread { median, interval: [low, high], .. }) = Spread::of(ratios.collect()) else {
         return String::new();
     };
-    let short = way == "mailsteer" && median < WANTED_RATIO;
-    let mark = if short { format!(", **short of {WANTED_RATIO}**") } else { String::new() };
+    let mark = match way {
+        "mailsteer" if high < WANTED_RATIO => format!(", **short of {WANTED_RATIO}**"),
+        "mailsteer" if low < WANTED_RATIO => format!(", not sure to be {WANTED_RATIO}"),
+        _ => String::new(),
+    };
     format!("{median:.3} [{low:.3}, {high:.3}]{mark}")
 }
 
@@ -171,19 +174,26 @@ fn programs(size: &Measured, text: &mut String) {
     for Cost { case, program, ns_per_run, runs, net_ns } in &size.programs {
         text.push_str(&format!("| {case} | `{program}` | {ns_per_run:.0} | {runs:.2} | {net_ns:.0} |\n"));
     }
-    let sum = |case: &str, of: &dyn Fn(&Cost) -> bool| -> f64 {
-        size.programs.iter().filter(|cost| cost.case == case && of(cost)).map(|cost| cost.net_ns).sum()
+    let sum = |case: &str, of: &dyn Fn(&Cost) -> bool| -> Option<f64> {
+        let of_case =
+            size.programs.iter().filter(|cost| cost.case == case && of(cost)).map(|cost| cost.net_ns);
+        // What was not measured is not nothing.
+        of_case.reduce(|one, other| one + other)
     };
     let guard = size.programs.iter().find(|cost| cost.case == "connections" && cost.program == "guard");
     let figures = [
         ("all for a packet that is none of ours", sum("foreign", &|_| true)),
-        ("the guard for one that is", guard.map_or(0.0, |cost| cost.net_ns / cost.runs)),
+        ("the guard for one that is", guard.map(|cost| cost.net_ns / cost.runs)),
         ("flow tracking for a connection", sum("connections", &|cost| FOLLOWERS.contains(&&*cost.program))),
     ];
     text.push('\n');
     for ((what, is), wanted) in figures.into_iter().zip(WANTED_NS) {
-        let verdict = if is <= wanted { "" } else { ": **more**" };
-        text.push_str(&format!("- {what}: {is:.0} ns, at most {wanted:.0} wanted{verdict}\n"));
+        let is = match is {
+            None => "not measured".to_owned(),
+            Some(is) if is > wanted => format!("{is:.0} ns, **more than {wanted:.0}**"),
+            Some(is) => format!("{is:.0} ns, at most {wanted:.0} wanted"),
+        };
+        text.push_str(&format!("- {what}: {is}\n"));
     }
     text.push('\n');
 }
