@@ -139,8 +139,7 @@ impl Given {
     /// # Errors
     /// Where the directory cannot be made.
     pub fn note(self, dir: &Path) -> std::io::Result<()> {
-        let Self { counters, swept, told } = self;
-        match std::fs::create_dir(dir.join(format!("{}{counters}_{swept}_{told}", Self::PREFIX))) {
+        match std::fs::create_dir(dir.join(self.name())) {
             Err(error) if error.kind() != std::io::ErrorKind::AlreadyExists => Err(error),
             _ => Ok(()),
         }
@@ -150,12 +149,18 @@ impl Given {
     #[must_use]
     pub fn all(dir: &Path) -> Vec<Self> {
         let entries = std::fs::read_dir(dir).into_iter().flatten().filter_map(Result::ok);
-        let given = |name: &str| {
-            let mut ids = name.strip_prefix(Self::PREFIX)?.split('_').map(str::parse);
-            let mut next = || ids.next()?.ok();
-            Some(Self { counters: next()?, swept: next()?, told: next()? })
-        };
-        entries.filter_map(|entry| given(entry.file_name().to_str()?)).collect()
+        entries.filter_map(|entry| Self::of_name(entry.file_name().to_str()?)).collect()
+    }
+
+    pub(crate) fn name(self) -> String {
+        let Self { counters, swept, told } = self;
+        format!("{}{counters}_{swept}_{told}", Self::PREFIX)
+    }
+
+    pub(crate) fn of_name(name: &str) -> Option<Self> {
+        let mut ids = name.strip_prefix(Self::PREFIX)?.split('_').map(str::parse);
+        let mut next = || ids.next()?.ok();
+        Some(Self { counters: next()?, swept: next()?, told: next()? })
     }
 }
 

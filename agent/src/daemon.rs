@@ -20,6 +20,8 @@ mod status;
 mod systemd;
 mod watch;
 
+pub(crate) use control::until;
+
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;

@@ -10,6 +10,8 @@ pub mod bpf_maps;
 pub mod cli;
 pub mod conntrack;
 pub mod daemon;
+#[doc(hidden)]
+pub mod fuzzing;
 pub mod netlink;
 pub mod nftnl;
 pub mod observe;

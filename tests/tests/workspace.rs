@@ -49,7 +49,8 @@ fn every_member_inherits_the_lints() {
 #[test]
 fn every_member_has_the_same_licence_and_rust_version() {
     let names: BTreeSet<_> = members().iter().map(|m| m["name"].as_str().unwrap().to_owned()).collect();
-    let expected = ["mailsteer", "mailsteer-core", "mailsteer-ebpf", "mailsteer-tests", "xtask"];
+    let expected =
+        ["mailsteer", "mailsteer-core", "mailsteer-ebpf", "mailsteer-fuzz", "mailsteer-tests", "xtask"];
     assert_eq!(names.iter().map(String::as_str).collect::<Vec<_>>(), expected);
     for member in members() {
         assert_eq!(member["license"], "MIT OR Apache-2.0", "{}", member["name"]);

@@ -1,5 +1,5 @@
 //! Every developer's and CI's recipe: `cargo xtask demo`, `test`, `setup`, `ebpf`, `guards`, `bench`, `endure`,
-//! `man`, `deb`.
+//! `fuzz`, `man`, `deb`.
 //!
 //! Owns: the command line, and nothing else. Each recipe is a module.
 
@@ -13,6 +13,7 @@ mod demo;
 mod document;
 mod ebpf;
 mod endure;
+mod fuzz;
 mod guards;
 mod kernel;
 mod man;
@@ -39,6 +40,8 @@ enum Recipe {
     Deb(deb::Args),
     /// What the number of sources costs: times, memory, idle CPU.
     Bench(bench::Args),
+    /// Hostile input for every parser of foreign bytes and text: ten minutes a target.
+    Fuzz(fuzz::Args),
     /// A million connections, while the table is flushed, the agent killed, the config read again and sources flipped, at
     /// random: do receivers and counts agree, and does anything grow?
     Endure(endure::Args),
@@ -54,6 +57,7 @@ fn main() -> ExitCode {
         Recipe::Man(args) => man::run(&args),
         Recipe::Deb(args) => deb::run(&args),
         Recipe::Bench(args) => bench::run(&args),
+        Recipe::Fuzz(args) => fuzz::run(&args),
         Recipe::Endure(args) => endure::run(&args),
     };
     match done {

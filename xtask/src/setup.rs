@@ -29,8 +29,9 @@ impl Args {
 /// Debian packages: what the agent and the demo take to build and run.
 const DEMO: [&str; 4] = ["nftables", "iproute2", "gcc", "libc6-dev"];
 
-/// Debian packages: what tests call, then the eBPF tool chain, then what an older kernel is booted with.
-const PACKAGES: [&str; 16] = [
+/// Debian packages: what libFuzzer is compiled with, what tests call, then the eBPF tool chain, then what an older kernel is booted with.
+const PACKAGES: [&str; 17] = [
+    "g++",
     "conntrack",
     "iptables",
     "tcpdump",

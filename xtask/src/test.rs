@@ -117,6 +117,7 @@ fn steps() -> Result<Vec<Step>> {
     for (package, dir) in [
         ("mailsteer-core", "agent/core/tests"),
         ("mailsteer", "agent/tests"),
+        ("mailsteer-fuzz", "tests/fuzz/tests"),
         ("mailsteer-tests", "tests/tests"),
     ] {
         let test = |target: &str| {
@@ -127,7 +128,8 @@ fn steps() -> Result<Vec<Step>> {
         };
         for target in targets(&run::root().join(dir))? {
             let step = Step::plain(&format!("{package}: {target}"), test(&target));
-            let rootless = package == "mailsteer-core" || ROOTLESS.contains(&target.as_str());
+            let rootless = ["mailsteer-core", "mailsteer-fuzz"].contains(&package)
+                || ROOTLESS.contains(&target.as_str());
             if rootless {
                 steps.push(step);
             } else {

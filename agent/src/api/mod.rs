@@ -5,6 +5,8 @@
 mod client;
 mod convert;
 mod explained;
+#[doc(hidden)]
+pub mod fuzzing;
 mod headline;
 mod peer;
 #[cfg(test)]

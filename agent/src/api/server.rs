@@ -173,7 +173,7 @@ fn required<T>(field: Option<T>, name: &str) -> Result<T, ControlError> {
     field.ok_or_else(|| ControlError::Invalid(format!("`{name}` is missing")))
 }
 
-fn reason(text: &str) -> Result<&str, ControlError> {
+pub(super) fn reason(text: &str) -> Result<&str, ControlError> {
     let text = text.trim();
     if text.is_empty() {
         return Err(ControlError::Invalid(
@@ -199,7 +199,7 @@ impl Service {
     }
 }
 
-fn tail(request: v1::TailRequest) -> Tail {
+pub(super) fn tail(request: v1::TailRequest) -> Tail {
     Tail { last: usize::try_from(request.last).unwrap_or(usize::MAX), follow: request.follow }
 }
 

@@ -295,7 +295,7 @@ pub fn duration(text: &str) -> Result<Duration, String> {
     Ok(Duration::from_secs(total))
 }
 
-fn mark(text: &str) -> Result<u32, String> {
+pub(super) fn mark(text: &str) -> Result<u32, String> {
     text.strip_prefix("0x")
         .map_or_else(|| text.parse(), |hex| u32::from_str_radix(hex, 16))
         .map_err(|_| format!("`{text}` is no packet mark: write a number such as 17 or 0x11"))

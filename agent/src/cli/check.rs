@@ -31,7 +31,7 @@ pub(super) fn check(file: &Path, away: bool, json: bool, style: Style) -> Result
     Ok(u8::from(errors > 0))
 }
 
-fn shown(file: &Path, found: &Checked, errors: usize, style: Style) -> Result<String> {
+pub(super) fn shown(file: &Path, found: &Checked, errors: usize, style: Style) -> Result<String> {
     let mut out = String::new();
     let theme = if style.color {
         miette::GraphicalTheme::unicode()

@@ -241,18 +241,23 @@ fn who(args: &ExplainArgs) -> Result<Who> {
     })
 }
 
-/// `HOST[:PORT]`, port 25 by default; of a name the first address of each family.
-pub(super) fn destinations(text: &str) -> Result<Vec<Destination>> {
-    if let Ok(address) = text.parse::<IpAddr>() {
-        return Ok(vec![Destination { address, port: 25 }]);
-    }
+/// `HOST[:PORT]` apart, where it is no bare address.
+pub(super) fn host_and_port(text: &str) -> Result<(&str, u16)> {
     let (host, port) = match text.rsplit_once(':') {
         Some((host, port)) => {
             (host, port.parse().with_context(|| format!("`{port}` in `{text}` is no port"))?)
         }
         None => (text, 25),
     };
-    let host = host.trim_start_matches('[').trim_end_matches(']');
+    Ok((host.trim_start_matches('[').trim_end_matches(']'), port))
+}
+
+/// `HOST[:PORT]`, port 25 by default; of a name the first address of each family.
+pub(super) fn destinations(text: &str) -> Result<Vec<Destination>> {
+    if let Ok(address) = text.parse::<IpAddr>() {
+        return Ok(vec![Destination { address, port: 25 }]);
+    }
+    let (host, port) = host_and_port(text)?;
     let found: Vec<SocketAddr> = (host, port)
         .to_socket_addrs()
         .with_context(|| format!("cannot find the address of `{host}`"))?

@@ -44,14 +44,18 @@ fn network() -> anyhow::Result<Host> {
 /// Both files hold `name:password:id:...`. They need not be UTF-8: a comment of another age is nobody's fault.
 fn ids(path: &Path) -> Result<BTreeMap<String, u32>, NamesError> {
     let bytes = std::fs::read(path).map_err(|cause| NamesError { path: path.to_owned(), cause })?;
+    Ok(ids_of(&bytes))
+}
+
+pub(super) fn ids_of(bytes: &[u8]) -> BTreeMap<String, u32> {
     let mut found = BTreeMap::new();
-    for line in String::from_utf8_lossy(&bytes).lines() {
+    for line in String::from_utf8_lossy(bytes).lines() {
         let mut fields = line.split(':');
         if let (Some(name), Some(Ok(id))) = (fields.next(), fields.nth(1).map(str::parse)) {
             found.entry(name.to_owned()).or_insert(id);
         }
     }
-    Ok(found)
+    found
 }
 
 #[cfg(test)]

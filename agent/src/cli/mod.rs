@@ -7,6 +7,8 @@ mod check;
 mod commands;
 mod connect_as;
 mod doctor;
+#[doc(hidden)]
+pub mod fuzzing;
 pub(crate) mod host_view;
 mod init;
 mod judge;

@@ -59,11 +59,10 @@ fn table(head: &[&str], right: &[usize], rows: &[Vec<String>]) -> String {
             } else {
                 "  "
             };
-            let _ = if number {
-                write!(line, "{gap}{cell:>width$}")
-            } else {
-                write!(line, "{gap}{cell:<width$}")
-            };
+            // By hand: a format knows no width beyond 65,535.
+            let room = " ".repeat(width - cell.chars().count());
+            let (before, after) = if number { (room.as_str(), "") } else { ("", room.as_str()) };
+            line.extend([gap, before, cell, after]);
         }
         out.push_str(line.trim_end());
         out.push('\n');
@@ -370,4 +369,22 @@ pub(super) fn teardown(r: &TeardownReport) -> String {
         out.push_str("nothing of mailsteer is left; mail leaves unsteered\n");
     }
     out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::table;
+
+    #[test]
+    fn a_cell_may_be_longer_than_any_format_is_wide() {
+        let long = "x".repeat(70_000);
+        let shown = table(
+            &["A", "B", "N"],
+            &[2],
+            &[vec![long.clone(), "b".into(), "1".into()], vec!["a".into(), String::new(), "22".into()]],
+        );
+        let lines: Vec<&str> = shown.lines().collect();
+        assert_eq!(lines[1], format!("{long}  b   1"));
+        assert_eq!(lines[2].len(), lines[1].len());
+    }
 }

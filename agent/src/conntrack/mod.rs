@@ -4,7 +4,7 @@
 //! entry is a connection that ends. Everything here blocks and runs off the async threads.
 
 mod entry;
-mod socket;
+pub(crate) mod socket;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -42,7 +42,7 @@ pub enum ConntrackError {
     },
     /// The kernel's answer could not be read.
     #[error("conntrack: the kernel's answer is not understood")]
-    Answer(#[source] netlink_packet_core::DecodeError),
+    Answer(#[source] crate::nftnl::NetlinkError),
     /// The addresses of this host could not be read.
     #[error("conntrack: reading the addresses of this host")]
     Addresses(#[source] io::Error),

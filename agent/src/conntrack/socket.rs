@@ -8,23 +8,34 @@ use std::net::{IpAddr, SocketAddr};
 
 use mailsteer_core::model::Family;
 use netlink_packet_core::{
-    DefaultNla, Emitable, NLM_F_ACK, NLM_F_DUMP, NLM_F_REQUEST, NetlinkHeader, NetlinkMessage,
-    NetlinkPayload, Nla,
+    DefaultNla, Emitable, NLM_F_ACK, NLM_F_DUMP, NLM_F_REQUEST, NetlinkHeader, NetlinkMessage, NetlinkPayload,
 };
 use netlink_packet_netfilter::conntrack::{
     ConntrackAttribute, ConntrackMessage, ConntrackMessageType, IPTuple, ProtoTuple, Protocol, Tuple,
 };
-use netlink_packet_netfilter::{
-    NetfilterHeader, NetfilterMessage, NetfilterMessageInner, NetfilterProtoFamily,
-};
+use netlink_packet_netfilter::{NetfilterHeader, NetfilterMessage, NetfilterProtoFamily};
 use netlink_sys::protocols::NETLINK_NETFILTER;
 use netlink_sys::{Socket, SocketAddr as KernelAddr};
 use nix::sys::socket::{setsockopt, sockopt::ReceiveTimeout};
 use nix::sys::time::{TimeVal, TimeValLike};
 
 use super::{ConntrackError, Entry};
+use crate::nftnl::{NFGEN, NLMSG_DONE, NLMSG_ERROR, attributes, frames, u32_be};
 
+/// What an entry comes in: subsystem conntrack, `IPCTNL_MSG_CT_NEW`.
+const NEW: u16 = 1 << 8;
 const CTA_TUPLE_ORIG: u16 = 1;
+const CTA_TUPLE_REPLY: u16 = 2;
+const CTA_TUPLE_IP: u16 = 1;
+const CTA_TUPLE_PROTO: u16 = 2;
+const CTA_IP_V4_SRC: u16 = 1;
+const CTA_IP_V4_DST: u16 = 2;
+const CTA_IP_V6_SRC: u16 = 3;
+const CTA_IP_V6_DST: u16 = 4;
+const CTA_PROTO_NUM: u16 = 1;
+const CTA_PROTO_SRC_PORT: u16 = 2;
+const CTA_PROTO_DST_PORT: u16 = 3;
+const CTA_MARK: u16 = 8;
 const CTA_ID: u16 = 12;
 const CTA_ZONE: u16 = 18;
 const CTA_FILTER: u16 = 25;
@@ -59,8 +70,8 @@ impl Connection {
     pub(super) fn going_to(&mut self, family: Family, port: u16) -> Result<Vec<Entry>, ConntrackError> {
         let request = to_port_request(port);
         let mut found = Vec::new();
-        self.exchange("reading", family, request, NLM_F_DUMP, |attributes| {
-            found.extend(entry(&attributes).filter(|entry| entry.destination.port() == port));
+        self.exchange("reading", family, request, NLM_F_DUMP, |message| {
+            found.extend(entry(message).filter(|entry| entry.destination.port() == port));
         })?;
         Ok(found)
     }
@@ -97,32 +108,15 @@ impl Connection {
         family: Family,
         request: ConntrackMessage,
         flags: u16,
-        mut each: impl FnMut(Vec<ConntrackAttribute>),
+        mut each: impl FnMut(&[u8]),
     ) -> Result<(), ConntrackError> {
         self.sequence += 1;
         self.send(family, request, flags).map_err(|source| error(what, source))?;
         loop {
             let size =
                 self.socket.recv(&mut &mut self.buffer[..], 0).map_err(|source| error(what, source))?;
-            let mut rest = &self.buffer[..size.min(BUFFER)];
-            while !rest.is_empty() {
-                let message =
-                    NetlinkMessage::<NetfilterMessage>::deserialize(rest).map_err(ConntrackError::Answer)?;
-                let length = (message.header.length as usize).next_multiple_of(4).max(16);
-                rest = rest.get(length..).unwrap_or_default();
-                if message.header.sequence_number != self.sequence {
-                    continue;
-                }
-                match message.payload {
-                    NetlinkPayload::InnerMessage(NetfilterMessage {
-                        inner: NetfilterMessageInner::Conntrack(ConntrackMessage::New(attributes)),
-                        ..
-                    }) => each(attributes),
-                    NetlinkPayload::Done(_) => return Ok(()),
-                    NetlinkPayload::Error(answer) if answer.code.is_none() => return Ok(()),
-                    NetlinkPayload::Error(answer) => return Err(error(what, answer.to_io())),
-                    _ => {}
-                }
+            if let Some(answer) = take(&self.buffer[..size.min(BUFFER)], self.sequence, &mut each)? {
+                return answer.map_err(|source| error(what, source));
             }
         }
     }
@@ -170,59 +164,93 @@ fn error(what: &'static str, source: io::Error) -> ConntrackError {
     }
 }
 
-/// `None` for what is not TCP.
-fn entry(attributes: &[ConntrackAttribute]) -> Option<Entry> {
-    let mut original = None;
-    let mut leaves_from = None;
-    let (mut mark, mut id, mut zone) = (0, None, None);
-    for attribute in attributes {
-        match attribute {
-            ConntrackAttribute::CtaTupleOrig(tuple) => original = ends(tuple),
-            ConntrackAttribute::CtaTupleReply(tuple) => leaves_from = ends(tuple).map(|(_, to)| to.ip()),
-            ConntrackAttribute::CtaMark(value) => mark = *value,
-            ConntrackAttribute::Other(other) => {
-                let mut value = vec![0; other.value_len()];
-                other.emit_value(&mut value);
-                match other.kind() {
-                    CTA_ID => id = value.try_into().ok(),
-                    CTA_ZONE => zone = value.try_into().ok(),
-                    _ => {}
-                }
+/// Hands on the messages of a datagram that answer a request, and says how it ended; `None`: more is to come.
+pub(crate) fn take(
+    datagram: &[u8],
+    sequence: u32,
+    each: &mut impl FnMut(&[u8]),
+) -> Result<Option<io::Result<()>>, ConntrackError> {
+    for frame in frames(datagram) {
+        let frame = frame.map_err(ConntrackError::Answer)?;
+        if frame.sequence != sequence {
+            continue;
+        }
+        match frame.kind {
+            NLMSG_DONE => return Ok(Some(Ok(()))),
+            NLMSG_ERROR => {
+                let code = frame.error().map_err(ConntrackError::Answer)?;
+                let refused = || io::Error::from_raw_os_error(code.wrapping_neg());
+                return Ok(Some(if code == 0 { Ok(()) } else { Err(refused()) }));
             }
+            NEW => frame.payload.get(NFGEN..).into_iter().for_each(&mut *each),
             _ => {}
         }
     }
-    let (source, destination) = original?;
-    Some(Entry { source, destination, leaves_from: leaves_from?, mark, id, zone })
+    Ok(None)
 }
 
-fn ends(tuple: &[Tuple]) -> Option<(SocketAddr, SocketAddr)> {
-    let (mut from, mut to): (Option<IpAddr>, Option<IpAddr>) = (None, None);
-    let (mut tcp, mut from_port, mut to_port) = (false, None, None);
-    for part in tuple {
-        match part {
-            Tuple::Ip(addresses) => {
-                for address in addresses {
-                    match address {
-                        IPTuple::SourceAddress(address) => from = Some(*address),
-                        IPTuple::DestinationAddress(address) => to = Some(*address),
-                        _ => {}
-                    }
-                }
-            }
-            Tuple::Proto(parts) => {
-                for part in parts {
-                    match part {
-                        ProtoTuple::Protocol(protocol) => tcp = *protocol == Protocol::Tcp,
-                        ProtoTuple::SourcePort(port) => from_port = Some(*port),
-                        ProtoTuple::DestinationPort(port) => to_port = Some(*port),
-                        _ => {}
-                    }
-                }
-            }
-            _ => {}
-        }
+/// What a message says of an entry; `None` for what is not TCP. Read by hand, for the library's reader panics at
+/// attributes that are shorter than they say.
+pub(crate) fn entry(message: &[u8]) -> Option<Entry> {
+    let found = attributes(message);
+    let (source, destination) = ends(found.get(&CTA_TUPLE_ORIG)?)?;
+    let (_, answers_to) = ends(found.get(&CTA_TUPLE_REPLY)?)?;
+    let entry = Entry {
+        source,
+        destination,
+        leaves_from: answers_to.ip(),
+        mark: found.get(&CTA_MARK).and_then(|mark| u32_be(mark)).unwrap_or(0),
+        id: found.get(&CTA_ID).and_then(|id| (*id).try_into().ok()),
+        zone: found.get(&CTA_ZONE).and_then(|zone| (*zone).try_into().ok()),
+    };
+    (Family::of(entry.leaves_from) == entry.family()).then_some(entry)
+}
+
+/// Source and destination of a tuple.
+fn ends(tuple: &[u8]) -> Option<(SocketAddr, SocketAddr)> {
+    let tuple = attributes(tuple);
+    let (addresses, proto) =
+        (attributes(tuple.get(&CTA_TUPLE_IP)?), attributes(tuple.get(&CTA_TUPLE_PROTO)?));
+    if *proto.get(&CTA_PROTO_NUM)? != [libc::IPPROTO_TCP as u8] {
+        return None;
     }
-    tcp.then_some(())?;
-    Some(((from?, from_port?).into(), (to?, to_port?).into()))
+    let port = |kind| proto.get(&kind)?.first_chunk::<2>().map(|port| u16::from_be_bytes(*port));
+    let v4 = |kind| addresses.get(&kind)?.first_chunk::<4>().map(|octets| IpAddr::from(*octets));
+    let v6 = |kind| addresses.get(&kind)?.first_chunk::<16>().map(|octets| IpAddr::from(*octets));
+    let (from, to) = match (v4(CTA_IP_V4_SRC), v4(CTA_IP_V4_DST)) {
+        (Some(from), Some(to)) => (from, to),
+        _ => (v6(CTA_IP_V6_SRC)?, v6(CTA_IP_V6_DST)?),
+    };
+    Some(((from, port(CTA_PROTO_SRC_PORT)?).into(), (to, port(CTA_PROTO_DST_PORT)?).into()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn message(kind: u16, sequence: u32, payload: &[u8]) -> Vec<u8> {
+        let length = u32::try_from(16 + payload.len()).unwrap();
+        [&length.to_ne_bytes()[..], &kind.to_ne_bytes(), &[0; 2], &sequence.to_ne_bytes(), &[0; 4], payload]
+            .concat()
+    }
+
+    #[test]
+    fn no_error_number_is_too_low() {
+        let refused = message(NLMSG_ERROR, 7, &i32::MIN.to_ne_bytes());
+        assert!(matches!(take(&refused, 7, &mut |_| {}), Ok(Some(Err(_)))));
+        let done = message(NLMSG_ERROR, 7, &[0; 4]);
+        assert!(matches!(take(&done, 7, &mut |_| {}), Ok(Some(Ok(())))));
+    }
+
+    #[test]
+    fn what_is_cut_off_is_no_entry() {
+        // An attribute that is longer than what is left, and a tuple of one address.
+        for torn in [&[76, 0, 1, 0x80, 1, 0][..], &[8, 0, 1, 0x80, 4, 0, 1, 0x80], &[3, 0], &[]] {
+            assert_eq!(entry(torn), None);
+        }
+        let mut seen = 0;
+        let all = [message(NEW, 7, &[0; 4]), message(NEW, 8, &[0; 4]), message(NEW, 7, &[0; 2])].concat();
+        assert!(matches!(take(&all, 7, &mut |_| seen += 1), Ok(None)));
+        assert_eq!(seen, 1);
+    }
 }

@@ -77,7 +77,8 @@ fn refused(error: &OperatorError) -> ControlError {
     }
 }
 
-fn until(span: Duration) -> Result<Timestamp, ControlError> {
+/// When a span that begins now ends.
+pub(crate) fn until(span: Duration) -> Result<Timestamp, ControlError> {
     let too_long = || ControlError::Invalid("that is longer than a clock can count".into());
     let span = SignedDuration::try_from(span).map_err(|_overflow| too_long())?;
     Timestamp::now().checked_add(span).map_err(|_overflow| too_long())

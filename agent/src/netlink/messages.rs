@@ -183,7 +183,8 @@ fn destination(message: &RouteMessage) -> Option<IpNet> {
         (None, AddressFamily::Inet6) => IpAddr::from([0; 16]),
         (None, _) => return None,
     };
-    IpNet::new(address, message.header.destination_prefix_length).ok()
+    // A network is told apart by its prefix; what stands beyond it says nothing.
+    IpNet::new(address, message.header.destination_prefix_length).ok().map(|net| net.trunc())
 }
 
 fn hops(message: &RouteMessage) -> Vec<(Option<IpAddr>, u32)> {

@@ -18,12 +18,12 @@ use nix::sys::time::TimeVal;
 use crate::netlink::buffers;
 
 const SUBSYSTEM: u16 = 10;
-const NLMSG_ERROR: u16 = 2;
-const NLMSG_DONE: u16 = 3;
+pub(crate) const NLMSG_ERROR: u16 = 2;
+pub(crate) const NLMSG_DONE: u16 = 3;
 const NLM_F_DUMP_INTR: u16 = 0x10;
 const HEADER: usize = 16;
 /// nfgenmsg: family, version, resource id.
-const NFGEN: usize = 4;
+pub(crate) const NFGEN: usize = 4;
 const BUFFER: usize = 1 << 17;
 /// A transaction is one datagram; half a million element changes fit.
 const SEND_BUFFER: usize = 64 << 20;
@@ -222,7 +222,7 @@ impl Connection {
 }
 
 fn kernel(code: i32) -> NetlinkError {
-    NetlinkError::Kernel(io::Error::from_raw_os_error(-code))
+    NetlinkError::Kernel(io::Error::from_raw_os_error(code.wrapping_neg()))
 }
 
 fn control(message: ControlMessage) -> NetfilterMessage {
@@ -247,15 +247,16 @@ fn append(datagram: &mut Vec<u8>, message: NetfilterMessage, flags: u16, sequenc
 
 /// One message within a datagram.
 pub(crate) struct Frame<'a> {
-    kind: u16,
+    pub(crate) kind: u16,
     flags: u16,
-    sequence: u32,
+    pub(crate) sequence: u32,
     port: u32,
-    payload: &'a [u8],
+    pub(crate) payload: &'a [u8],
 }
 
 impl Frame<'_> {
-    fn error(&self) -> Result<i32, NetlinkError> {
+    /// What an answer says: 0, or an error number below 0.
+    pub(crate) fn error(&self) -> Result<i32, NetlinkError> {
         self.payload
             .first_chunk::<4>()
             .map(|code| i32::from_ne_bytes(*code))

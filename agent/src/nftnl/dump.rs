@@ -14,7 +14,9 @@ use netlink_packet_netfilter::nftables::{
 };
 
 use super::connection::{attributes, string, u32_be};
-use super::{Connection, Element, FLAG_DORMANT, NetlinkError, TABLE, chain, map, slot_of, source_address};
+use super::{
+    Connection, Element, FLAG_DORMANT, NetlinkError, Reply, TABLE, chain, map, slot_of, source_address,
+};
 
 const FAMILY_INET: u8 = 1;
 const TABLE_FLAGS: u16 = 2;
@@ -111,18 +113,21 @@ pub fn table(connection: &mut Connection) -> Result<Option<TableInfo>, NetlinkEr
     let ask =
         NfTablesMessage::GetTable(TableMessage { attributes: vec![TableAttribute::Name(TABLE.into())] });
     match connection.get(ask) {
-        Ok(replies) => Ok(replies.first().map(|reply| {
-            let found = attributes(&reply.attributes);
-            let number = |kind| found.get(&kind).and_then(|bytes| u32_be(bytes));
-            let handle = found.get(&TABLE_HANDLE).and_then(|bytes| bytes.first_chunk::<8>());
-            TableInfo {
-                flags: number(TABLE_FLAGS).unwrap_or(0),
-                owner: number(TABLE_OWNER),
-                handle: handle.map_or(0, |bytes| u64::from_be_bytes(*bytes)),
-            }
-        })),
+        Ok(replies) => Ok(replies.first().map(table_info)),
         Err(error) if error.errno() == Some(libc::ENOENT) => Ok(None),
         Err(error) => Err(error),
+    }
+}
+
+/// What a reply says of the table.
+pub(crate) fn table_info(reply: &Reply) -> TableInfo {
+    let found = attributes(&reply.attributes);
+    let number = |kind| found.get(&kind).and_then(|bytes| u32_be(bytes));
+    let handle = found.get(&TABLE_HANDLE).and_then(|bytes| bytes.first_chunk::<8>());
+    TableInfo {
+        flags: number(TABLE_FLAGS).unwrap_or(0),
+        owner: number(TABLE_OWNER),
+        handle: handle.map_or(0, |bytes| u64::from_be_bytes(*bytes)),
     }
 }
 
@@ -132,28 +137,31 @@ pub fn table(connection: &mut Connection) -> Result<Option<TableInfo>, NetlinkEr
 /// When the kernel cannot be asked.
 pub fn chains(connection: &mut Connection) -> Result<Vec<ChainInfo>, NetlinkError> {
     let replies = connection.dump(&NfTablesMessage::GetChain(ChainMessage { attributes: Vec::new() }))?;
-    let mut found = Vec::new();
-    for reply in replies.iter().filter(|reply| reply.family == FAMILY_INET) {
-        let chain = attributes(&reply.attributes);
-        if chain.get(&CHAIN_TABLE).map(|name| string(name)).as_deref() != Some(TABLE) {
-            continue;
-        }
-        let hook = chain.get(&CHAIN_HOOK).and_then(|bytes| {
-            let hook = attributes(bytes);
-            let kind = string(chain.get(&CHAIN_TYPE)?);
-            Some((u32_be(hook.get(&HOOK_NUMBER)?)?, u32_be(hook.get(&HOOK_PRIORITY)?)?.cast_signed(), kind))
-        });
-        found.push(ChainInfo {
-            name: chain.get(&CHAIN_NAME).map(|name| string(name)).unwrap_or_default(),
-            hook,
-            policy: chain.get(&CHAIN_POLICY).and_then(|policy| u32_be(policy)),
-        });
+    Ok(replies.iter().filter_map(chain_info).collect())
+}
+
+/// What a reply says of a chain; `None` where it is none of ours.
+pub(crate) fn chain_info(reply: &Reply) -> Option<ChainInfo> {
+    let chain = attributes(&reply.attributes);
+    let table = chain.get(&CHAIN_TABLE).map(|name| string(name));
+    if reply.family != FAMILY_INET || table.as_deref() != Some(TABLE) {
+        return None;
     }
-    Ok(found)
+    let hook = chain.get(&CHAIN_HOOK).and_then(|bytes| {
+        let hook = attributes(bytes);
+        let kind = string(chain.get(&CHAIN_TYPE)?);
+        Some((u32_be(hook.get(&HOOK_NUMBER)?)?, u32_be(hook.get(&HOOK_PRIORITY)?)?.cast_signed(), kind))
+    });
+    Some(ChainInfo {
+        name: chain.get(&CHAIN_NAME).map(|name| string(name)).unwrap_or_default(),
+        hook,
+        policy: chain.get(&CHAIN_POLICY).and_then(|policy| u32_be(policy)),
+    })
 }
 
 /// A rule as the kernel tells it.
-struct Rule {
+#[derive(Debug)]
+pub(crate) struct Rule {
     chain: String,
     expressions: Vec<u8>,
     comment: Option<String>,
@@ -165,17 +173,23 @@ fn rules(connection: &mut Connection) -> Result<Vec<Rule>, NetlinkError> {
         Err(error) if error.errno() == Some(libc::ENOENT) => return Ok(Vec::new()),
         other => other?,
     };
-    Ok(replies
-        .iter()
-        .map(|reply| {
-            let rule = attributes(&reply.attributes);
-            Rule {
-                chain: rule.get(&RULE_CHAIN).map(|name| string(name)).unwrap_or_default(),
-                expressions: rule.get(&RULE_EXPRESSIONS).map(|bytes| bytes.to_vec()).unwrap_or_default(),
-                comment: rule.get(&RULE_USERDATA).and_then(|bytes| comment(bytes)),
-            }
-        })
-        .collect())
+    Ok(replies.iter().map(rule_info).collect())
+}
+
+pub(crate) fn rule_info(reply: &Reply) -> Rule {
+    let rule = attributes(&reply.attributes);
+    Rule {
+        chain: rule.get(&RULE_CHAIN).map(|name| string(name)).unwrap_or_default(),
+        expressions: rule.get(&RULE_EXPRESSIONS).map(|bytes| bytes.to_vec()).unwrap_or_default(),
+        comment: rule.get(&RULE_USERDATA).and_then(|bytes| comment(bytes)),
+    }
+}
+
+impl Rule {
+    /// The lane whose chain it stands in, and what it says of it.
+    pub(crate) fn lane(self) -> Option<(LaneId, String)> {
+        Some((chain::lane_of(&self.chain)?, self.comment?))
+    }
 }
 
 /// The comment among a rule's user data: pairs of a kind and a length, a byte each, with their bytes.
@@ -196,8 +210,7 @@ fn comment(mut data: &[u8]) -> Option<String> {
 /// When the kernel cannot be asked.
 pub fn lane_names(connection: &mut Connection) -> Result<BTreeMap<LaneId, (String, String)>, NetlinkError> {
     let mut names = BTreeMap::new();
-    for rule in rules(connection)? {
-        let (Some(id), Some(comment)) = (chain::lane_of(&rule.chain), rule.comment) else { continue };
+    for (id, comment) in rules(connection)?.into_iter().filter_map(Rule::lane) {
         // The first rule of a chain comes first: one that says something else further down is no name.
         names.entry(id).or_insert(comment);
     }
@@ -276,27 +289,25 @@ pub fn counters(connection: &mut Connection) -> Result<BTreeMap<String, u64>, Ne
         Err(error) if error.errno() == Some(libc::ENOENT) => return Ok(BTreeMap::new()),
         other => other?,
     };
-    let mut counts = BTreeMap::new();
-    for reply in replies.iter().filter(|reply| reply.family == FAMILY_INET) {
-        let object = attributes(&reply.attributes);
-        let is = |kind, name: &[u8]| object.get(&kind).is_some_and(|bytes| *bytes == name);
-        if !is(OBJECT_TYPE, &OBJECT_COUNTER.to_be_bytes())
-            || object.get(&OBJECT_TABLE).map(|name| string(name)).as_deref() != Some(TABLE)
-        {
-            continue;
-        }
-        let packets = object
-            .get(&OBJECT_DATA)
-            .and_then(|data| {
-                attributes(data).get(&COUNTER_PACKETS).and_then(|bytes| bytes.first_chunk::<8>()).copied()
-            })
-            .ok_or(NetlinkError::Unreadable("a counter without packets"))?;
-        counts.insert(
-            object.get(&OBJECT_NAME).map(|name| string(name)).unwrap_or_default(),
-            u64::from_be_bytes(packets),
-        );
+    replies.iter().filter_map(|reply| counter(reply).transpose()).collect()
+}
+
+/// Name and packets of a counter; `None` where the reply is of no counter of ours.
+pub(crate) fn counter(reply: &Reply) -> Result<Option<(String, u64)>, NetlinkError> {
+    let object = attributes(&reply.attributes);
+    let is_counter = object.get(&OBJECT_TYPE).is_some_and(|kind| *kind == OBJECT_COUNTER.to_be_bytes());
+    let table = object.get(&OBJECT_TABLE).map(|name| string(name));
+    if reply.family != FAMILY_INET || !is_counter || table.as_deref() != Some(TABLE) {
+        return Ok(None);
     }
-    Ok(counts)
+    let packets = object
+        .get(&OBJECT_DATA)
+        .and_then(|data| {
+            attributes(data).get(&COUNTER_PACKETS).and_then(|bytes| bytes.first_chunk::<8>()).copied()
+        })
+        .ok_or(NetlinkError::Unreadable("a counter without packets"))?;
+    let name = object.get(&OBJECT_NAME).map(|name| string(name)).unwrap_or_default();
+    Ok(Some((name, u64::from_be_bytes(packets))))
 }
 
 /// What the maps hold.
@@ -378,7 +389,7 @@ fn elements(connection: &mut Connection, name: &str) -> Result<Vec<Element>, Net
     }
 }
 
-fn parse(message: &[u8]) -> Vec<Element> {
+pub(crate) fn parse(message: &[u8]) -> Vec<Element> {
     let list = attributes(message);
     let Some(list) = list.get(&ELEMENTS) else { return Vec::new() };
     NlasIterator::new(*list)

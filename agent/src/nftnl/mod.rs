@@ -4,14 +4,14 @@
 //! Must not: decide what should stand, and know neither `act` nor `observe`, which both build on it.
 
 mod connection;
-mod dump;
+pub(crate) mod dump;
 mod element;
 mod names;
 mod ours;
 mod pairs;
 
 pub use connection::{Connection, NetlinkError, Reply};
-pub(crate) use connection::{attributes, frames, string, u32_be};
+pub(crate) use connection::{NFGEN, NLMSG_DONE, NLMSG_ERROR, attributes, frames, string, u32_be};
 pub use dump::{
     ChainInfo, Contents, Fingerprint, TableInfo, chains, contents, counters, fingerprint, lane_names, lookup,
     rule_count, table,
@@ -21,7 +21,7 @@ pub use element::{Element, slot_element, slot_of, source_address, translation_el
 pub use names::{Counter, PairSet, RejectCause, chain, map, timeout};
 pub use ours::Ours;
 pub use pairs::{Counted, Pair, pairs};
-pub(crate) use pairs::{declared as declared_pairs, nested};
+pub(crate) use pairs::{declared as declared_pairs, elements as pair_elements, nested};
 
 /// Name of our table, of family inet.
 pub const TABLE: &str = "mailsteer";

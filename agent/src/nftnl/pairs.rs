@@ -109,7 +109,7 @@ pub fn pairs(connection: &mut Connection, set: PairSet) -> Result<BTreeMap<Pair,
     Ok(replies.iter().flat_map(|reply| elements(&reply.attributes)).collect())
 }
 
-fn elements(message: &[u8]) -> Vec<(Pair, Counted)> {
+pub(crate) fn elements(message: &[u8]) -> Vec<(Pair, Counted)> {
     let list = attributes(message);
     let Some(list) = list.get(&ELEMENTS) else { return Vec::new() };
     NlasIterator::new(*list).flatten().filter_map(|nla| element(nla.value())).collect()

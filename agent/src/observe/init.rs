@@ -42,7 +42,7 @@ pub async fn look(root: &Path) -> Result<Facts, NetError> {
 }
 
 /// An IPv6 address that is not permanent. IPv4 addresses by DHCP are leased too, and stay in practice.
-fn passing(message: &AddressMessage) -> Option<IpAddr> {
+pub(crate) fn passing(message: &AddressMessage) -> Option<IpAddr> {
     let flags = message.attributes.iter().find_map(|attribute| match attribute {
         AddressAttribute::Flags(flags) => Some(*flags),
         _ => None,

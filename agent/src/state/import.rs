@@ -55,7 +55,11 @@ pub(super) fn read(dir: &Path) -> io::Result<Option<Word>> {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
         other => other?,
     };
-    let File { suspended, bypassed, hold } = serde_json::from_slice(&bytes)?;
+    parse(&bytes).map(Some)
+}
+
+pub(super) fn parse(bytes: &[u8]) -> io::Result<Word> {
+    let File { suspended, bypassed, hold } = serde_json::from_slice(bytes)?;
     let suspended = suspended
         .into_iter()
         .map(|(source, Suspended { reason, since, until })| (source, Suspension { reason, since, until }));
@@ -63,5 +67,5 @@ pub(super) fn read(dir: &Path) -> io::Result<Option<Word>> {
         .into_iter()
         .map(|(stream, Bypassed { reason, since, until })| (stream, Bypass { reason, since, until }));
     let hold = hold.map(|Held { reason, since, until, serving }| Hold { reason, since, until, serving });
-    Ok(Some(Word { suspended: suspended.collect(), bypassed: bypassed.collect(), hold }))
+    Ok(Word { suspended: suspended.collect(), bypassed: bypassed.collect(), hold })
 }

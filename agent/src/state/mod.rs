@@ -14,6 +14,8 @@
 //! | `owner` | the thread |
 //! | `store` | the handle on it |
 
+#[doc(hidden)]
+pub mod fuzzing;
 mod import;
 mod ledger;
 mod open;

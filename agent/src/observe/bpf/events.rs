@@ -58,7 +58,8 @@ impl Events {
     }
 }
 
-fn event(record: &[u8]) -> Option<Event> {
+/// A record; `None` where it has not the length of one.
+pub(crate) fn event(record: &[u8]) -> Option<Event> {
     if record.len() != size_of::<Event>() {
         return None;
     }

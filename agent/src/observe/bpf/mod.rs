@@ -10,5 +10,6 @@ mod reader;
 mod sweep;
 
 pub use events::Events;
+pub(crate) use events::event;
 pub use reader::{Origins, ReadError, Reader};
 pub use sweep::boottime;

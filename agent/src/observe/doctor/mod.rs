@@ -6,7 +6,7 @@
 mod files;
 mod firewall;
 mod kernel;
-mod routing;
+pub(crate) mod routing;
 mod services;
 
 use std::path::PathBuf;

@@ -56,7 +56,7 @@ fn refused(error: &NetError) -> Unread {
 }
 
 /// A table of our numbers, where somebody else has a route in it.
-fn taken_table(message: &RouteMessage) -> Option<u32> {
+pub(crate) fn taken_table(message: &RouteMessage) -> Option<u32> {
     let table = message.attributes.iter().find_map(|attribute| match attribute {
         RouteAttribute::Table(table) => Some(*table),
         _ => None,
@@ -66,7 +66,7 @@ fn taken_table(message: &RouteMessage) -> Option<u32> {
     (TABLES.contains(&table) && !ours).then_some(table)
 }
 
-fn rule(family: Family, message: &RuleMessage) -> PolicyRule {
+pub(crate) fn rule(family: Family, message: &RuleMessage) -> PolicyRule {
     let header = &message.header;
     let (mut mark, mut mask, mut table) = (None, None, Some(u32::from(header.table)));
     let mut found = PolicyRule {

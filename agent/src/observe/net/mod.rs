@@ -71,7 +71,7 @@ pub async fn ours(handle: &Handle, wanted: &BTreeSet<IpAddr>) -> Result<OurNet, 
     Ok(found)
 }
 
-fn link(message: &LinkMessage) -> Link {
+pub(crate) fn link(message: &LinkMessage) -> Link {
     let flags = message.header.flags;
     let name = message.attributes.iter().find_map(|attribute| match attribute {
         LinkAttribute::IfName(name) => Some(name.clone()),

@@ -7,6 +7,7 @@ mod watch;
 use std::collections::BTreeMap;
 
 use crate::nftnl::{self, Connection, Contents, Counted, Counter, Fingerprint, NetlinkError, Pair, PairSet};
+pub(crate) use watch::Heard;
 pub use watch::{TableChange, Watch};
 
 /// The table as it stands.

@@ -3,7 +3,7 @@
 //! Owns: the notification socket, and folding each transaction's messages into one [`TableChange`]. Must not:
 //! repair. An overrun is a change of which nothing is known, never silence.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, VecDeque};
 
 use netlink_sys::{
     AsyncSocket as _, AsyncSocketExt as _, SocketAddr, TokioSocket, protocols::NETLINK_NETFILTER,
@@ -36,9 +36,14 @@ pub struct TableChange {
 /// The stream of changes.
 pub struct Watch {
     socket: TokioSocket,
+    heard: Heard,
+}
+
+/// What the notifications so far said.
+pub(crate) struct Heard {
     ours: Ours,
     pending: BTreeSet<String>,
-    ready: std::collections::VecDeque<TableChange>,
+    ready: VecDeque<TableChange>,
 }
 
 impl Watch {
@@ -53,7 +58,7 @@ impl Watch {
         // Where it stays small, an overrun is told all the same.
         buffers::receive(socket.socket_ref(), RECEIVE_BUFFER);
         socket.socket_mut().add_membership(GROUP)?;
-        Ok(Self { socket, ours, pending: BTreeSet::new(), ready: std::collections::VecDeque::new() })
+        Ok(Self { socket, heard: Heard::new(ours) })
     }
 
     /// The next change by someone else. Safe to cancel.
@@ -62,13 +67,13 @@ impl Watch {
     /// When the socket fails.
     pub async fn next(&mut self) -> Result<TableChange, NetlinkError> {
         loop {
-            if let Some(change) = self.ready.pop_front() {
+            if let Some(change) = self.heard.next() {
                 return Ok(change);
             }
             match self.socket.recv_from_full().await {
-                Ok((datagram, _)) => self.digest(&datagram),
+                Ok((datagram, _)) => self.heard.digest(&datagram),
                 Err(error) if error.raw_os_error() == Some(libc::ENOBUFS) => {
-                    self.pending.clear();
+                    self.heard.pending.clear();
                     return Ok(TableChange {
                         pid: None,
                         program: None,
@@ -79,8 +84,18 @@ impl Watch {
             }
         }
     }
+}
 
-    fn digest(&mut self, datagram: &[u8]) {
+impl Heard {
+    pub(crate) const fn new(ours: Ours) -> Self {
+        Self { ours, pending: BTreeSet::new(), ready: VecDeque::new() }
+    }
+
+    pub(crate) fn next(&mut self) -> Option<TableChange> {
+        self.ready.pop_front()
+    }
+
+    pub(crate) fn digest(&mut self, datagram: &[u8]) {
         for frame in frames(datagram) {
             match frame.map(|frame| frame.reply()) {
                 Ok(Some(reply)) if reply.kind == NEWGEN => self.generation(&reply),
