@@ -1,5 +1,5 @@
-//! Bursts of connections as another user: `lab-burst UID`; a burst in JSON on each line of its input, what came of it on
-//! each line of its output. `lab-connect` calls it.
+//! Bursts of connections or datagrams as another user: `lab-burst UID`; what is asked for in JSON on each line of its input,
+//! what came of it on each line of its output. `lab-connect` calls it.
 
 use anyhow::{Context, Result};
 use mailsteer_tests::connect;

@@ -4,7 +4,7 @@
 //! not: wait for anything but the far end: connect, wait for its end of the connection, close.
 
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
-use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpStream};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpStream, UdpSocket};
 use std::process::{Child, ChildStdin, ChildStdout, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -30,10 +30,24 @@ pub struct Burst {
     pub port: u16,
 }
 
+/// What the child is asked for.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub enum Ask {
+    /// Connections.
+    Connections(Burst),
+    /// Datagrams to a port that nobody listens at: packets that are none of mailsteer's.
+    Datagrams {
+        /// The receiver.
+        to: IpAddr,
+        /// How many.
+        count: u64,
+    },
+}
+
 /// What came of it.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct Done {
-    /// Connections that were made.
+    /// Connections that were made, or datagrams that were sent.
     pub connections: u64,
     /// Those that failed.
     pub failed: u64,
@@ -67,7 +81,16 @@ impl Worker {
     }
 
     pub(super) fn burst(&mut self, burst: &Burst) -> Result<Done> {
-        writeln!(self.ask, "{}", serde_json::to_string(burst)?)?;
+        self.ask(&Ask::Connections(burst.clone()))
+    }
+
+    /// Says how many were sent.
+    pub(super) fn datagrams(&mut self, to: IpAddr, count: u64) -> Result<u64> {
+        Ok(self.ask(&Ask::Datagrams { to, count })?.connections)
+    }
+
+    fn ask(&mut self, ask: &Ask) -> Result<Done> {
+        writeln!(self.ask, "{}", serde_json::to_string(ask)?)?;
         let mut answer = String::new();
         self.answers.read_line(&mut answer)?;
         serde_json::from_str(&answer).with_context(|| format!("lab-burst said {answer:?}"))
@@ -82,11 +105,18 @@ impl Drop for Worker {
     }
 }
 
-/// Runs one burst in this process.
+/// Does in this process what was asked for.
 ///
 /// # Errors
-/// When a thread cannot be had.
-pub fn run(burst: &Burst) -> Result<Done> {
+/// When a thread or a socket cannot be had.
+pub fn run(ask: &Ask) -> Result<Done> {
+    match ask {
+        Ask::Connections(burst) => connections(burst),
+        Ask::Datagrams { to, count } => datagrams(*to, *count),
+    }
+}
+
+fn connections(burst: &Burst) -> Result<Done> {
     let began = Instant::now();
     let threads: Vec<_> = (0..burst.threads)
         .map(|first| {
@@ -135,15 +165,12 @@ fn connect(burst: &Burst, first: usize, began: Instant) -> (Done, Vec<Duration>)
     (done, times)
 }
 
-/// Datagrams to a port that nobody listens at: packets that are none of mailsteer's. Says how many were sent.
-pub(super) fn datagrams(lab: &Lab, to: IpAddr, count: u64) -> Result<u64> {
-    lab.mail.run(|| -> Result<u64> {
-        let socket = std::net::UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0))?;
-        let mut sent = 0;
-        for _ in 0..count {
-            // An answer that nobody listens there fails the next one: it was not sent, and is not counted.
-            sent += u64::from(socket.send_to(b"none of ours", (to, 9)).is_ok());
-        }
-        Ok(sent)
-    })?
+fn datagrams(to: IpAddr, count: u64) -> Result<Done> {
+    let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0))?;
+    let mut done = Done::default();
+    for _ in 0..count {
+        // An answer that nobody listens there fails the next one: it was not sent, and is not counted.
+        done.connections += u64::from(socket.send_to(b"none of ours", (to, 9)).is_ok());
+    }
+    Ok(done)
 }

@@ -15,7 +15,7 @@ use anyhow::{Result, bail};
 use serde::Serialize;
 
 use burst::Worker;
-pub use burst::{Burst, Done, run as run_burst};
+pub use burst::{Ask, Burst, Done, run as run_burst};
 pub use programs::Cost;
 use sink::Sink;
 pub use ways::Way;

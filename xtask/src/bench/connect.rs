@@ -160,7 +160,8 @@ fn beside(way: &str, own: &[Figure], hand: Option<&Vec<Figure>>) -> String {
     };
     let mark = match way {
         "mailsteer" if high < WANTED_RATIO => format!(", **short of {WANTED_RATIO}**"),
-        "mailsteer" if low < WANTED_RATIO => format!(", not sure to be {WANTED_RATIO}"),
+        "mailsteer" if median < WANTED_RATIO => format!(", **short of {WANTED_RATIO}**, if not for sure"),
+        "mailsteer" if low < WANTED_RATIO => format!(", not for sure {WANTED_RATIO}"),
         _ => String::new(),
     };
     format!("{median:.3} [{low:.3}, {high:.3}]{mark}")
@@ -182,7 +183,7 @@ fn programs(size: &Measured, text: &mut String) {
     };
     let guard = size.programs.iter().find(|cost| cost.case == "connections" && cost.program == "guard");
     let figures = [
-        ("all for a packet that is none of ours", sum("foreign", &|_| true)),
+        ("all for a packet that is none of ours", sum("foreign", &|cost| cost.program != "empty")),
         ("the guard for one that is", guard.map(|cost| cost.net_ns / cost.runs)),
         ("flow tracking for a connection", sum("connections", &|cost| FOLLOWERS.contains(&&*cost.program))),
     ];
