@@ -19,8 +19,6 @@ use crate::topology::receiver4;
 /// Packets, or milliseconds of connections, of a case.
 const DATAGRAMS: u64 = 200_000;
 const MILLIS: u64 = 2000;
-/// Programs that follow connections; the others guard, or know who asks.
-const FOLLOWERS: [&str; 2] = ["flow_out", "flow_in"];
 
 /// What one program costs in one case.
 #[derive(Clone, Debug, Serialize)]
@@ -102,12 +100,4 @@ fn since(before: &Times, after: &Times, case: &'static str, units: u64) -> Vec<C
         })
     };
     after.keys().filter_map(cost).collect()
-}
-
-impl Cost {
-    /// Whether it follows connections.
-    #[must_use]
-    pub fn follows(&self) -> bool {
-        FOLLOWERS.contains(&self.program.as_str())
-    }
 }
