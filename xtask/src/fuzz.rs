@@ -11,11 +11,9 @@ use std::sync::Mutex;
 
 use anyhow::{Context as _, Result, bail};
 
-use crate::run;
+use crate::{document, run};
 
 const DOCUMENT: &str = "docs/fuzzing.md";
-/// Where the table begins and ends in it.
-const MARKS: (&str, &str) = ("<!-- runs -->\n", "<!-- end -->\n");
 const TARGET: &str = "x86_64-unknown-linux-gnu";
 /// libFuzzer reads from these how far an input came, and what it was compared with.
 const INSTRUMENTS: [&str; 5] = [
@@ -185,14 +183,7 @@ impl Ran {
 
 /// Puts the rows into the table, instead of older ones of the same targets.
 fn write(ran: &[Ran]) -> Result<()> {
-    let path = run::root().join(DOCUMENT);
-    let text = fs::read_to_string(&path)?;
-    let parts = text.split_once(MARKS.0).and_then(|(head, rest)| Some((head, rest.split_once(MARKS.1)?)));
-    let (head, (table, tail)) = parts.with_context(|| format!("{DOCUMENT} has lost its marks {MARKS:?}"))?;
-    let table = merged(table, ran);
-    fs::write(&path, format!("{head}{}{table}{}{tail}", MARKS.0, MARKS.1))?;
-    println!("written to {DOCUMENT}");
-    Ok(())
+    document::rewrite(DOCUMENT, "fuzz", |table| merged(table, ran))
 }
 
 fn merged(table: &str, ran: &[Ran]) -> String {
