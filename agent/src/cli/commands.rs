@@ -243,6 +243,9 @@ fn who(args: &ExplainArgs) -> Result<Who> {
 
 /// `HOST[:PORT]` apart, where it is no bare address.
 pub(super) fn host_and_port(text: &str) -> Result<(&str, u16)> {
+    if let Some(host) = text.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')) {
+        return Ok((host, 25));
+    }
     let (host, port) = match text.rsplit_once(':') {
         Some((host, port)) => {
             (host, port.parse().with_context(|| format!("`{port}` in `{text}` is no port"))?)
@@ -268,4 +271,18 @@ pub(super) fn destinations(text: &str) -> Result<Vec<Destination>> {
         .filter_map(first)
         .map(|a| Destination { address: a.ip(), port: a.port() })
         .collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::host_and_port;
+
+    #[test]
+    fn an_address_in_brackets_needs_no_port() {
+        let read = |text| host_and_port(text).ok();
+        assert_eq!(read("[2001:db8::1]"), Some(("2001:db8::1", 25)));
+        assert_eq!(read("[2001:db8::1]:587"), Some(("2001:db8::1", 587)));
+        assert_eq!(read("mx.example.com"), Some(("mx.example.com", 25)));
+        assert_eq!(read("mx.example.com:x"), None);
+    }
 }
