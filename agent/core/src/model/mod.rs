@@ -5,6 +5,7 @@
 mod desired;
 mod host;
 mod ids;
+mod signal;
 
 pub use desired::{
     Choice, ChoiceMode, Desired, GuardSource, Lane, LaneMatch, OnwardRoute, RefuseReason, SlotTarget, Slots,
@@ -12,3 +13,4 @@ pub use desired::{
 };
 pub use host::{Address, AddressState, Host, Link, Route};
 pub use ids::{Family, LaneId, SourceId, UplinkId};
+pub use signal::{Sign, Signal};
