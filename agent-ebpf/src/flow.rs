@@ -28,6 +28,10 @@ pub const CONN_FIN_IN: u32 = 4;
 pub const CONN_DONE: u32 = 8;
 /// Its socket has closed after the connection stood; a reset may follow.
 pub const CONN_ORPHAN: u32 = 16;
+/// The receiver has sent something: its greeting is over.
+pub const CONN_GREETED: u32 = 32;
+/// The receiver speaks TLS from here on: nothing is read any more.
+pub const CONN_TLS: u32 = 64;
 
 /// Value of the `CONNS` hash.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -37,12 +41,17 @@ pub struct Conn {
     pub started: u64,
     /// When the first SYN left.
     pub sent: u64,
-    /// When the last packet left or came.
+    /// When the last packet left or came: nanoseconds of CLOCK_MONOTONIC, as fine as the kernel's tick. Cheaper than
+    /// the others, and every packet sets it.
     pub last: u64,
     /// Socket cookie; 0 for forwarded traffic.
     pub cookie: u64,
     /// cgroup id of the connecting process; 0 where unknown.
     pub cgroup: u64,
+    /// Bytes of packets sent, from the IP header on.
+    pub bytes_out: u64,
+    /// Bytes of packets received, likewise.
+    pub bytes_in: u64,
     /// The packet mark of its first SYN.
     pub mark: u32,
     /// Sequence number of its SYN.
@@ -59,8 +68,8 @@ pub struct Conn {
     pub local_port: u16,
     /// SYNs sent again.
     pub retransmits: u16,
-    /// Keeps the size a multiple of eight.
-    pub reserved: u32,
+    /// Sequence number of what the receiver says next.
+    pub next_in: u32,
 }
 
 /// Its SYN left by an uplink: from here on `CONNS` knows what becomes of it.

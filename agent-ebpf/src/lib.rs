@@ -12,14 +12,14 @@ mod user;
 
 pub use flow::{
     ASKER_ELSEWHERE, ASKER_LEFT, ASKER_TOLD, Asker, CONN_DONE, CONN_ESTABLISHED, CONN_FIN_IN, CONN_FIN_OUT,
-    CONN_ORPHAN, Conn, FlowKey, Histogram,
+    CONN_GREETED, CONN_ORPHAN, CONN_TLS, Conn, FlowKey, Histogram,
 };
 pub use mark::{Mark, SLOT_FAMILY_V6, SLOT_MAGIC, slot_key};
 #[cfg(feature = "user")]
 pub use user::OBJECT;
 
 /// Version of the map layouts. Part of the pin path: `<bpffs>/mailsteer/v<ABI>/`.
-pub const ABI: u32 = 1;
+pub const ABI: u32 = 2;
 
 /// How many source ids there are (12 bits of the mark). Id 0 means "not steered".
 pub const SOURCES: u32 = 4096;
@@ -135,9 +135,9 @@ pub struct Counters {
     pub unanswered: u64,
     /// Connections that have ended, by whatever outcome; open now is attempts minus this.
     pub closed: u64,
-    /// Bytes of packets sent, from the IP header on.
+    /// Bytes of packets sent by connections that have ended, from the IP header on.
     pub bytes_out: u64,
-    /// Bytes of packets received, from the IP header on.
+    /// Bytes of packets that they received, likewise.
     pub bytes_in: u64,
     /// Packets that left with another address than their mark says: invariant 1 broken.
     pub wrong: u64,
@@ -208,6 +208,39 @@ pub enum Outcome {
     Unanswered = 4,
     /// No SYN ever left this host: refused by us, or lost on the way to the wire.
     NotSent = 5,
+    /// No outcome yet: nobody answered the first SYN, and it was sent a second time.
+    Again = 6,
+    /// It stood, and the receiver's reset ended it before any greeting.
+    Cut = 7,
+}
+
+/// Bytes of a reply that are kept: the codes, and as much of the text as tells one block list from another.
+pub const SAID_TEXT: usize = 96;
+
+/// The other kind of record of the `EVENTS` ring buffer: a receiver said 4xx or 5xx, in clear.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[repr(C)]
+pub struct Said {
+    /// When: nanoseconds of CLOCK_BOOTTIME.
+    pub at: u64,
+    /// Socket cookie; 0 for forwarded traffic.
+    pub cookie: u64,
+    /// Who said it, IPv4 mapped.
+    pub daddr: [u8; 16],
+    /// Address on the wire to which it was said, IPv4 mapped.
+    pub saddr: [u8; 16],
+    /// The connection's mark.
+    pub mark: u32,
+    /// Port on the wire, host byte order.
+    pub sport: u16,
+    /// The receiver's port, host byte order.
+    pub dport: u16,
+    /// 1: it was the first that the receiver said.
+    pub greeting: u32,
+    /// How many bytes of `text` there are.
+    pub length: u32,
+    /// How the reply begins, the code included; not to be trusted.
+    pub text: [u8; SAID_TEXT],
 }
 
 /// One record of the `EVENTS` ring buffer: one connection attempt whose outcome is known.

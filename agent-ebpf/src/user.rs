@@ -1,7 +1,7 @@
 //! Leave for the user side to copy the shared types to and from the kernel as bytes.
 
 use crate::{
-    Asker, CgroupEntry, Conn, CounterKey, Counters, Event, FlowKey, Histogram, LaneEntry, Settings,
+    Asker, CgroupEntry, Conn, CounterKey, Counters, Event, FlowKey, Histogram, LaneEntry, Said, Settings,
     SourceEntry, Told,
 };
 
@@ -28,6 +28,7 @@ pod!(
     FlowKey,
     Histogram,
     LaneEntry,
+    Said,
     Settings,
     SourceEntry,
     Told,

@@ -4,7 +4,7 @@
 //! hides it: that would build the agent twice for one run of the tests, and what is not called is not linked.
 
 use mailsteer_core::model::Family;
-use mailsteer_ebpf::Event;
+use mailsteer_ebpf::{Event, Said};
 use netlink_packet_core::{NetlinkMessage, NetlinkPayload};
 use netlink_packet_route::RouteNetlinkMessage;
 
@@ -105,8 +105,8 @@ pub fn conntrack(datagram: &[u8]) {
 
 /// A record of the ring buffer, and the names of directories beside the pins.
 pub fn bpf(record: &[u8]) {
-    let event = observe::bpf::event(record);
-    assert_eq!(event.is_some(), record.len() == size_of::<Event>());
+    let known = observe::bpf::record(record);
+    assert_eq!(known.is_some(), [size_of::<Event>(), size_of::<Said>()].contains(&record.len()));
     if let Ok(name) = std::str::from_utf8(record)
         && let Some(given) = bpf_maps::Given::of_name(name)
     {

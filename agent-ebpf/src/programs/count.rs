@@ -3,8 +3,8 @@
 // Rust offers no read-modify-write on atomics for this target, although the instructions exist (kernel 5.12).
 use core::intrinsics::{AtomicOrdering, atomic_or, atomic_xadd};
 
-use aya_ebpf::helpers::bpf_ktime_get_boot_ns;
-use mailsteer_ebpf::{Conn, CounterKey, Counters, Event, FlowKey, Histogram, Mark, Outcome, Total};
+use aya_ebpf::helpers::{bpf_ktime_get_boot_ns, bpf_ktime_get_coarse_ns};
+use mailsteer_ebpf::{Conn, CounterKey, Counters, Event, FlowKey, Histogram, Mark, Outcome, Said, Total};
 
 use super::maps::{COUNTERS, EVENTS, HANDSHAKE, TOTALS};
 
@@ -13,6 +13,13 @@ use super::maps::{COUNTERS, EVENTS, HANDSHAKE, TOTALS};
 pub(crate) fn now() -> u64 {
     // SAFETY: a helper without arguments.
     unsafe { bpf_ktime_get_boot_ns() }
+}
+
+/// Nanoseconds of CLOCK_MONOTONIC at the kernel's last tick.
+#[inline(always)]
+pub(crate) fn tick() -> u64 {
+    // SAFETY: a helper without arguments.
+    unsafe { bpf_ktime_get_coarse_ns() }
 }
 
 /// Adds to a counter in a map.
@@ -62,6 +69,33 @@ pub(crate) fn counters(mark: u32) -> Option<*mut Counters> {
     found
 }
 
+/// Counts the end of a connection, with the bytes that it moved.
+#[inline(always)]
+pub(crate) fn ended(conn: *mut Conn) -> Option<*mut Counters> {
+    // SAFETY: a live map value.
+    let (mark, out, into) = unsafe { ((*conn).mark, (*conn).bytes_out, (*conn).bytes_in) };
+    let counters = counters(mark)?;
+    // SAFETY: the lookup gave a live map value.
+    let (closed, bytes_out, bytes_in) = unsafe {
+        (&raw mut (*counters).closed, &raw mut (*counters).bytes_out, &raw mut (*counters).bytes_in)
+    };
+    add(closed, 1);
+    add(bytes_out, out);
+    add(bytes_in, into);
+    Some(counters)
+}
+
+/// Adds one to a field of counters, if there are any.
+macro_rules! also {
+    ($counters:expr, $field:ident) => {
+        if let Some(counters) = $counters {
+            // SAFETY: a live map value.
+            $crate::programs::count::add(unsafe { &raw mut (*counters).$field }, 1);
+        }
+    };
+}
+pub(crate) use also;
+
 /// Adds one to a field of a mark's counters.
 macro_rules! bump {
     ($mark:expr, $($field:ident),+) => {
@@ -101,9 +135,15 @@ pub(crate) fn handshake(mark: u32, nanoseconds: u64) {
 /// Tells what became of a connection whose SYN left.
 #[inline(always)]
 pub(crate) fn tell(key: &FlowKey, conn: &Conn, outcome: Outcome) {
+    tell_at(key, conn, outcome, now());
+}
+
+/// The same, of an outcome that was known at a certain time.
+#[inline(always)]
+pub(crate) fn tell_at(key: &FlowKey, conn: &Conn, outcome: Outcome, decided: u64) {
     tell_event(&Event {
         started: conn.started,
-        decided: now(),
+        decided,
         cookie: conn.cookie,
         cgroup: conn.cgroup,
         daddr: bytes(key.daddr),
@@ -124,6 +164,14 @@ pub(crate) fn tell(key: &FlowKey, conn: &Conn, outcome: Outcome) {
 #[inline(always)]
 pub(crate) fn tell_event(event: &Event) {
     if EVENTS.output_untyped::<Event>(event, 0).is_err() {
+        total(Total::EventsLost);
+    }
+}
+
+/// Puts what a receiver said into the ring buffer, or counts it lost.
+#[inline(always)]
+pub(crate) fn tell_said(said: &Said) {
+    if EVENTS.output_untyped::<Said>(said, 0).is_err() {
         total(Total::EventsLost);
     }
 }

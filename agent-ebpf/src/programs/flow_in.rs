@@ -4,13 +4,15 @@
 
 use aya_ebpf::bindings::__sk_buff;
 use mailsteer_ebpf::{
-    CONN_DONE, CONN_ESTABLISHED, CONN_FIN_IN, CONN_FIN_OUT, Conn, FlowKey, Outcome, Settings,
+    CONN_DONE, CONN_ESTABLISHED, CONN_FIN_IN, CONN_FIN_OUT, CONN_GREETED, CONN_TLS, Conn, FlowKey, Outcome,
+    Settings,
 };
 
 use super::NEXT;
-use super::count::{self, bump};
+use super::count::{self, also, bump};
 use super::maps::{CONNS, SETTINGS, steered};
 use super::packet::{ACK, FIN, Kind, Packet, RST, SYN, Segment, parse, quoted, read};
+use super::reply;
 
 const ICMP_HEADER: u32 = 8;
 
@@ -41,41 +43,43 @@ fn segment(skb: *mut __sk_buff, tcp: &Packet) {
     };
     // SAFETY: the lookup gave a live map value.
     let known = unsafe { &mut *conn };
-    let mark = known.mark;
-    known.last = count::now();
+    known.last = count::tick();
     // SAFETY: the kernel's context.
     let len = unsafe { (*skb).len };
-    if let Some(counters) = count::counters(mark) {
-        let bytes = u64::from(if tcp.bytes == 0 { len } else { tcp.bytes });
-        // SAFETY: a live map value.
-        count::add(unsafe { &raw mut (*counters).bytes_in }, bytes);
-    }
-    let answers = segment.flags & ACK != 0 && segment.ack() == known.isn.wrapping_add(1);
+    count::add(&raw mut known.bytes_in, u64::from(if tcp.bytes == 0 { len } else { tcp.bytes }));
     if known.flags & CONN_ESTABLISHED == 0 {
-        if answers {
-            first_answer(&key, conn, segment.flags);
+        if segment.flags & ACK != 0 && segment.ack() == known.isn.wrapping_add(1) {
+            first_answer(&key, conn, &segment);
         }
-    } else if segment.flags & (RST | FIN) != 0 {
+        return;
+    }
+    if known.flags & CONN_TLS == 0 {
+        reply::hear(skb, tcp, &segment, &key, conn);
+    }
+    if segment.flags & (RST | FIN) != 0 {
         end(&key, conn, segment.flags);
     }
 }
 
 /// The answer to the SYN.
 #[inline(always)]
-fn first_answer(key: &FlowKey, conn: *mut Conn, flags: u8) {
+fn first_answer(key: &FlowKey, conn: *mut Conn, segment: &Segment) {
     // SAFETY: a live map value.
     let copy = unsafe { *conn };
-    if flags & RST != 0 {
+    if segment.flags & RST != 0 {
         if count::set_flags(conn, CONN_DONE) & CONN_DONE == 0 {
-            bump!(copy.mark, refused, closed);
+            also!(count::ended(conn), refused);
             count::tell(key, &copy, Outcome::Refused);
         }
         let _ = CONNS.remove(key);
-    } else if flags & SYN != 0 && copy.flags & CONN_DONE == 0 {
+    } else if segment.flags & SYN != 0 && copy.flags & CONN_DONE == 0 {
         if count::set_flags(conn, CONN_ESTABLISHED) & CONN_ESTABLISHED == 0 {
+            // SAFETY: a live map value.
+            unsafe { (*conn).next_in = segment.seq().wrapping_add(1) };
+            let now = count::now();
             bump!(copy.mark, established);
-            count::handshake(copy.mark, copy.last.saturating_sub(copy.sent));
-            count::tell(key, &copy, Outcome::Established);
+            count::handshake(copy.mark, now.saturating_sub(copy.sent));
+            count::tell_at(key, &copy, Outcome::Established, now);
         }
     }
 }
@@ -84,15 +88,20 @@ fn first_answer(key: &FlowKey, conn: *mut Conn, flags: u8) {
 #[inline(always)]
 fn end(key: &FlowKey, conn: *mut Conn, flags: u8) {
     let ended = flags & RST != 0 || count::set_flags(conn, CONN_FIN_IN) & CONN_FIN_OUT != 0;
-    if !ended || count::set_flags(conn, CONN_DONE) & CONN_DONE != 0 {
+    if !ended {
         return;
     }
-    // SAFETY: a live map value.
-    let mark = unsafe { (*conn).mark };
+    let before = count::set_flags(conn, CONN_DONE);
+    if before & CONN_DONE != 0 {
+        return;
+    }
+    let counters = count::ended(conn);
     if flags & RST != 0 {
-        bump!(mark, reset, closed);
-    } else {
-        bump!(mark, closed);
+        also!(counters, reset);
+        if before & CONN_GREETED == 0 {
+            // SAFETY: a live map value.
+            count::tell(key, unsafe { &*conn }, Outcome::Cut);
+        }
     }
     let _ = CONNS.remove(key);
 }
@@ -128,7 +137,7 @@ fn icmp(skb: *mut __sk_buff, settings: &Settings, at: u32, v6: bool) {
     }
     // The entry stays: a stack may send the SYN again all the same, and that is no new attempt.
     if count::set_flags(conn, CONN_DONE) & CONN_DONE == 0 {
-        bump!(copy.mark, unreachable, closed);
+        also!(count::ended(conn), unreachable);
         count::tell(&key, &copy, Outcome::Unreachable);
     }
 }

@@ -8,7 +8,7 @@ use mailsteer_ebpf::{
 };
 
 use super::NEXT;
-use super::count::{self, bump};
+use super::count::{self, also, bump};
 use super::maps::{CONNS, Fit, SETTINGS, asker, excluded, fit, steered};
 use super::packet::{ACK, FIN, Kind, Packet, RST, SYN, Segment, parse, read};
 
@@ -31,8 +31,10 @@ pub(crate) fn follow(skb: *mut __sk_buff) -> i32 {
     let key = FlowKey { saddr: tcp.saddr, daddr: tcp.daddr, sport: tcp.sport, dport: tcp.dport };
     // SAFETY: the kernel's context, valid for the program's run.
     let (mark, ifindex, len) = unsafe { ((*skb).mark, (*skb).ifindex, (*skb).len) };
-    let conn = CONNS.get_ptr_mut(&key);
     let fits = fit(mark, tcp.saddr, ifindex);
+    let starts = segment.flags & (SYN | ACK) == SYN;
+    // A SYN is the first of its connection but for rare ones, and the map is looked through when it is put in.
+    let conn = if starts { None } else { CONNS.get_ptr_mut(&key) };
     if matches!(fits, Fit::Unmarked) && conn.is_none() && excluded(tcp.daddr) {
         return NEXT;
     }
@@ -40,8 +42,8 @@ pub(crate) fn follow(skb: *mut __sk_buff) -> i32 {
         bump!(lane_mark(mark, conn), wrong);
     }
     let bytes = u64::from(if tcp.bytes == 0 { len } else { tcp.bytes });
-    if segment.flags & (SYN | ACK) == SYN {
-        syn(skb, &key, conn, segment.seq(), bytes);
+    if starts {
+        syn(skb, &key, segment.seq(), bytes);
     } else if let Some(conn) = conn {
         later(&key, conn, segment.flags, bytes);
     }
@@ -69,24 +71,15 @@ fn lane_mark(mark: u32, conn: Option<*mut Conn>) -> u32 {
 }
 
 #[inline(always)]
-fn syn(skb: *mut __sk_buff, key: &FlowKey, known: Option<*mut Conn>, isn: u32, bytes: u64) {
-    if let Some(conn) = known {
-        // SAFETY: the lookup gave a live map value.
-        let before = unsafe { &mut *conn };
-        if before.isn == isn {
-            before.retransmits = before.retransmits.saturating_add(1);
-            before.last = count::now();
-            return sent_again(before.mark, bytes);
-        }
-        give_up(key, conn);
-    }
+fn syn(skb: *mut __sk_buff, key: &FlowKey, isn: u32, bytes: u64) {
     // SAFETY: the kernel's context.
     let (mark, sk) = unsafe { ((*skb).mark, (*skb).__bindgen_anon_2.sk) };
     let now = count::now();
     let mut conn = Conn {
         started: now,
         sent: now,
-        last: now,
+        last: count::tick(),
+        bytes_out: bytes,
         mark,
         isn,
         uid: u32::MAX,
@@ -96,24 +89,34 @@ fn syn(skb: *mut __sk_buff, key: &FlowKey, known: Option<*mut Conn>, isn: u32, b
     if !sk.is_null() {
         asked_by(skb, sk, key, &mut conn);
     }
-    if CONNS.insert(key, &conn, u64::from(BPF_NOEXIST)).is_err() {
-        return count::total(Total::Untracked);
+    if CONNS.insert(key, &conn, u64::from(BPF_NOEXIST)).is_ok() {
+        return bump!(mark, attempts);
     }
-    if let Some(counters) = count::counters(mark) {
-        // SAFETY: a live map value.
-        count::add(unsafe { &raw mut (*counters).attempts }, 1);
-        // SAFETY: a live map value.
-        count::add(unsafe { &raw mut (*counters).bytes_out }, bytes);
+    let Some(known) = CONNS.get_ptr_mut(key) else {
+        return count::total(Total::Untracked);
+    };
+    // SAFETY: the lookup gave a live map value.
+    if unsafe { (*known).isn } == isn {
+        return sent_again(key, known, bytes);
+    }
+    give_up(key, known);
+    match CONNS.insert(key, &conn, u64::from(BPF_NOEXIST)) {
+        Ok(()) => bump!(mark, attempts),
+        Err(_) => count::total(Total::Untracked),
     }
 }
 
+/// A SYN that left before. The second one is told: whoever waits for an answer may begin to doubt.
 #[inline(always)]
-fn sent_again(mark: u32, bytes: u64) {
-    if let Some(counters) = count::counters(mark) {
-        // SAFETY: a live map value.
-        count::add(unsafe { &raw mut (*counters).retransmits }, 1);
-        // SAFETY: a live map value.
-        count::add(unsafe { &raw mut (*counters).bytes_out }, bytes);
+fn sent_again(key: &FlowKey, conn: *mut Conn, bytes: u64) {
+    // SAFETY: the lookup gave a live map value.
+    let known = unsafe { &mut *conn };
+    known.retransmits = known.retransmits.saturating_add(1);
+    known.last = count::tick();
+    count::add(&raw mut known.bytes_out, bytes);
+    bump!(known.mark, retransmits);
+    if known.retransmits == 1 && known.flags & (CONN_DONE | CONN_ESTABLISHED) == 0 {
+        count::tell(key, known, Outcome::Again);
     }
 }
 
@@ -163,13 +166,13 @@ fn moved(asker: &Asker, key: &FlowKey) {
 #[inline(always)]
 pub(crate) fn give_up(key: &FlowKey, conn: *mut Conn) {
     let before = count::set_flags(conn, CONN_DONE);
-    // SAFETY: a live map value.
-    let copy = unsafe { *conn };
-    if before & (CONN_DONE | CONN_ESTABLISHED) == 0 {
-        bump!(copy.mark, unanswered, closed);
-        count::tell(key, &copy, Outcome::Unanswered);
-    } else if before & CONN_DONE == 0 {
-        bump!(copy.mark, closed);
+    if before & CONN_DONE == 0 {
+        let counters = count::ended(conn);
+        if before & CONN_ESTABLISHED == 0 {
+            also!(counters, unanswered);
+            // SAFETY: a live map value.
+            count::tell(key, unsafe { &*conn }, Outcome::Unanswered);
+        }
     }
     let _ = CONNS.remove(key);
 }
@@ -178,31 +181,19 @@ pub(crate) fn give_up(key: &FlowKey, conn: *mut Conn) {
 #[inline(always)]
 fn later(key: &FlowKey, conn: *mut Conn, flags: u8, bytes: u64) {
     // SAFETY: the lookup gave a live map value.
-    let mark = unsafe {
-        (*conn).last = count::now();
-        (*conn).mark
-    };
-    let Some(counters) = count::counters(mark) else {
-        return;
-    };
-    // SAFETY: a live map value.
-    count::add(unsafe { &raw mut (*counters).bytes_out }, bytes);
-    if flags & (RST | FIN) == 0 {
+    let known = unsafe { &mut *conn };
+    known.last = count::tick();
+    count::add(&raw mut known.bytes_out, bytes);
+    if flags & (RST | FIN) == 0 || known.flags & CONN_ESTABLISHED == 0 {
         return;
     }
-    // SAFETY: a live map value.
-    let stood = unsafe { (*conn).flags } & CONN_ESTABLISHED != 0;
-    if !stood {
-        return;
-    }
-    let ended = if flags & RST != 0 { true } else { count::set_flags(conn, CONN_FIN_OUT) & CONN_FIN_IN != 0 };
+    let ended = flags & RST != 0 || count::set_flags(conn, CONN_FIN_OUT) & CONN_FIN_IN != 0;
     if !ended || count::set_flags(conn, CONN_DONE) & CONN_DONE != 0 {
         return;
     }
+    let counters = count::ended(conn);
     if flags & RST != 0 {
-        bump!(mark, reset, closed);
-    } else {
-        bump!(mark, closed);
+        also!(counters, reset);
     }
     let _ = CONNS.remove(key);
 }

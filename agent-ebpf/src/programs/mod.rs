@@ -8,6 +8,7 @@ pub(crate) mod guard;
 pub(crate) mod maps;
 pub(crate) mod outcome;
 pub(crate) mod packet;
+pub(crate) mod reply;
 
 /// Go on with the next program of the chain.
 pub(crate) const NEXT: i32 = -1;

@@ -30,6 +30,10 @@ pub(crate) fn changed(ctx: &SockOpsContext) -> u32 {
     {
         return 1;
     }
+    // Of all changes of state only the last is asked for.
+    if op == BPF_SOCK_OPS_STATE_CB && ctx.arg(1) != BPF_TCP_CLOSE {
+        return 1;
+    }
     // SAFETY: the kernel's context.
     let sk = unsafe { (*ops).__bindgen_anon_2.sk };
     if sk.is_null() {
@@ -54,7 +58,7 @@ pub(crate) fn changed(ctx: &SockOpsContext) -> u32 {
     if op == BPF_SOCK_OPS_ACTIVE_ESTABLISHED_CB {
         // SAFETY: not null; lives as long as its socket.
         stands(unsafe { &mut *storage });
-    } else if ctx.arg(1) == BPF_TCP_CLOSE {
+    } else {
         // SAFETY: not null; lives as long as its socket.
         closed(ctx, unsafe { &mut *storage });
     }
@@ -105,7 +109,7 @@ fn left_and_closed(asker: &Asker) {
         // A reset may still follow and is to be counted as one: the sweep ends what nothing follows.
         count::set_flags(conn, CONN_ORPHAN);
         // SAFETY: a live map value.
-        unsafe { (*conn).last = count::now() };
+        unsafe { (*conn).last = count::tick() };
     } else {
         give_up(&key, conn);
     }

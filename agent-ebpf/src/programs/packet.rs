@@ -91,6 +91,12 @@ impl Segment {
     pub(crate) fn ack(&self) -> u32 {
         u32::from_be(self.ack)
     }
+
+    /// Length of the whole header, options included.
+    #[inline(always)]
+    pub(crate) fn header(&self) -> u32 {
+        u32::from(self.offset >> 4) * 4
+    }
 }
 
 #[repr(C)]

@@ -13,7 +13,7 @@ use std::time::Duration;
 use anyhow::Result;
 use mailsteer_core::decide::{Explanation, Who, explain};
 use mailsteer_core::model::{LaneId, SourceId};
-use mailsteer_ebpf::{Event, Mark, Told};
+use mailsteer_ebpf::{Event, Mark, Outcome as Kind, Told};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::{error, warn};
@@ -24,7 +24,7 @@ use super::counts::Gatherer;
 use super::shared::{Published, Shared};
 use crate::act::bpf::BpfPaths;
 use crate::api::view::{ConnectionRow, Outcome};
-use crate::observe::bpf::Events;
+use crate::observe::bpf::{Events, Record};
 
 /// How often the counters are read for metrics, and silent connections ended: with thousands of sources nothing else
 /// takes more time while nothing happens (docs/performance.md).
@@ -49,7 +49,8 @@ pub(super) fn spawn(
                 _ = reading.tick() => {
                     gatherer.gather(&shared).await;
                     shared.look_at_state();
-                    gatherer.sweep().map_err(std::io::Error::other)
+                    let swept = gatherer.sweep().map_err(std::io::Error::other);
+                    swept.map(|events| events.into_iter().map(Record::Event).collect())
                 }
                 () = stop.cancelled() => return,
             };
@@ -66,20 +67,20 @@ pub(super) fn spawn(
 }
 
 /// The next records; never any where there is no eBPF that would make them.
-async fn next(events: Option<&mut Events>) -> std::io::Result<Vec<Event>> {
+async fn next(events: Option<&mut Events>) -> std::io::Result<Vec<Record>> {
     match events {
         Some(events) => events.next().await,
         None => std::future::pending().await,
     }
 }
 
-fn keep(shared: &Shared, gatherer: &Gatherer, cgroups: &mut Cgroups, batch: &[Event]) {
+fn keep(shared: &Shared, gatherer: &Gatherer, cgroups: &mut Cgroups, batch: &[Record]) {
     let Some(published) = shared.published() else {
         warn!(records = batch.len(), "connection records came before the first pass and are left out");
         return;
     };
     let clock = Clock::now();
-    for event in batch {
+    for event in batch.iter().filter_map(ended) {
         let row = row(&published, cgroups, clock, event);
         let told = match row.outcome {
             Outcome::Policy => Told { policy: 1, local: 0 },
@@ -90,6 +91,14 @@ fn keep(shared: &Shared, gatherer: &Gatherer, cgroups: &mut Cgroups, batch: &[Ev
             gatherer.tell(lane_of(&published, row.stream.as_deref()), told);
         }
         shared.connections.add(row);
+    }
+}
+
+/// An attempt of which is known what became of it.
+const fn ended(record: &Record) -> Option<&Event> {
+    match record {
+        Record::Event(event) if event.outcome < Kind::Again as u8 => Some(event),
+        _ => None,
     }
 }
 

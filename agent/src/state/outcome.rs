@@ -43,8 +43,8 @@ outcomes! {
     Reset "reset" "Established connections that ended by a reset.";
     Unanswered "unanswered" "Connections whose SYN left and was never answered.";
     Closed "closed" "Connections that have ended.";
-    BytesOut "bytes_out" "Bytes sent, from the IP header on.";
-    BytesIn "bytes_in" "Bytes received, from the IP header on.";
+    BytesOut "bytes_out" "Bytes sent by connections that have ended, from the IP header on.";
+    BytesIn "bytes_in" "Bytes that they received, from the IP header on.";
     Wrong "wrong" "Packets that left with another address than their mark says.";
     Retransmits "retransmits" "SYNs sent again.";
     Local "local" "Connections of which no SYN left, lost on this host.";

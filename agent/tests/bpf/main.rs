@@ -6,6 +6,7 @@
 
 mod clsact;
 mod raw;
+mod words;
 mod world;
 
 use std::fs;
@@ -20,9 +21,9 @@ use aya::programs::{LinkOrder, SchedClassifier, TcAttachType};
 use aya::util::nr_cpus;
 use mailsteer::act::bpf::{BpfError, BpfPaths, Programs};
 use mailsteer::bpf_maps::{self, pin_dir};
-use mailsteer::observe::bpf::Events;
+use mailsteer::observe::bpf::{Events, Moment, Record};
 use mailsteer_core::plan::GuardSpec;
-use mailsteer_ebpf::{CounterKey, Counters, Event, Held, Outcome, Total};
+use mailsteer_ebpf::{ABI, CounterKey, Counters, Event, Held, Outcome, Total};
 
 use crate::world::{
     BEHIND, EXCLUDED, LANE, OTHER, RECEIVER, RECEIVER6, SILENT, SILENT6, SOURCE, SOURCE6, UNREACHABLE, World,
@@ -140,7 +141,7 @@ fn what_lies_at_the_pins_is_checked_and_everything_can_be_removed() {
     let elsewhere = BpfPaths { bpffs: std::env::temp_dir(), ..world.paths.clone() };
     assert!(matches!(Programs::open(&elsewhere), Err(BpfError::NoBpffs { .. })));
     drop(world.programs());
-    let pins = world.home.join("mailsteer/v1");
+    let pins = world.home.join(format!("mailsteer/v{ABI}"));
     fs::remove_file(pins.join("SOURCES")).unwrap();
     fs::rename(pins.join("LANES"), pins.join("SOURCES")).unwrap();
     assert!(matches!(Programs::open(&world.paths), Err(BpfError::Map(_))));
@@ -164,8 +165,8 @@ fn an_undeclared_interface_is_guarded_by_the_second_anchor() {
     drop(loopback);
 }
 
-/// Collects events until there are `n`, or the deadline passes.
-fn events(world: &World, n: usize, during: impl FnOnce()) -> Vec<Event> {
+/// Collects records until there are `n`, or the deadline passes.
+fn records(world: &World, n: usize, during: impl FnOnce()) -> Vec<Record> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     let mut all = Vec::new();
     runtime.block_on(async {
@@ -180,6 +181,18 @@ fn events(world: &World, n: usize, during: impl FnOnce()) -> Vec<Event> {
         }
     });
     all
+}
+
+/// What became of attempts, among the records.
+fn events(world: &World, n: usize, during: impl FnOnce()) -> Vec<Event> {
+    records(world, n, during).into_iter().filter_map(event).collect()
+}
+
+fn event(record: Record) -> Option<Event> {
+    match record {
+        Record::Event(event) => Some(event),
+        Record::Said(_) => None,
+    }
 }
 
 fn counters(world: &World, source: u16) -> Counters {
@@ -352,9 +365,9 @@ fn silence_is_swept_once_where_no_program_sees_the_end() {
     steer(&world, &mut programs);
     let asking = socket(Some(SOURCE), SILENT, mark(7));
     start(&asking, SILENT);
-    let now = mailsteer::observe::bpf::boottime();
+    let now = Moment::now();
     assert!(world.reader().sweep(now).unwrap().is_empty(), "not yet");
-    let much_later = now + 140_000_000_000;
+    let much_later = now.after(Duration::from_secs(140));
     assert_eq!(world.reader().sweep(much_later).unwrap().len(), 1);
     assert!(world.reader().sweep(much_later).unwrap().is_empty(), "once");
     drop(asking);

@@ -1,7 +1,7 @@
 //! Connections as fast as they go, for a moment: what to ask of the `lab-burst` program, and what it does.
 //!
 //! Owns: the dialogue with a child that stays, since a user's process is not made within a burst, and the connections. Must
-//! not: wait for anything but the far end: connect, wait for its end of the connection, close.
+//! not: wait for anything but the far end: connect, read its greeting, close: the shortest that mail knows.
 
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpStream, UdpSocket};
@@ -152,9 +152,12 @@ fn connect(burst: &Burst, first: usize, began: Instant) -> (Done, Vec<Duration>)
         }
         match TcpStream::connect_timeout(&SocketAddr::new(*to, burst.port), Duration::from_secs(5)) {
             Ok(mut stream) => {
-                times.push(asked.elapsed());
-                // The sink closes at once: nothing is read, and the port is free again on this side.
-                let _end = stream.read(&mut [0]);
+                let took = asked.elapsed();
+                // The greeting, then the end: the sink closes first, so that the port is free again on this side.
+                match greeted(&mut stream) {
+                    Ok(()) => times.push(took),
+                    Err(error) => (done.failed, done.why) = (done.failed + 1, error.to_string()),
+                }
             }
             Err(error) => {
                 done.failed += 1;
@@ -163,6 +166,18 @@ fn connect(burst: &Burst, first: usize, began: Instant) -> (Done, Vec<Duration>)
         }
     }
     (done, times)
+}
+
+/// Reads until the far end closes.
+fn greeted(stream: &mut TcpStream) -> std::io::Result<()> {
+    let (mut said, mut some) = (0, [0; 64]);
+    loop {
+        match stream.read(&mut some)? {
+            0 if said > 0 => return Ok(()),
+            0 => return Err(std::io::Error::other("closed without a greeting")),
+            more => said += more,
+        }
+    }
 }
 
 fn datagrams(to: IpAddr, count: u64) -> Result<Done> {

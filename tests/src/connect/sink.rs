@@ -1,9 +1,10 @@
-//! A receiver that costs as little as one can: it accepts and closes.
+//! A receiver that costs as little as one can: it accepts, greets and closes.
 //!
 //! Owns: a listening socket for each core, and how often each address came. Must not: remember connections; what it costs is
 //! part of every figure, the same for every way.
 
 use std::collections::BTreeMap;
+use std::io::Write as _;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -14,6 +15,9 @@ use anyhow::{Result, anyhow};
 use socket2::{Domain, Socket, Type};
 
 use crate::netns::NetNs;
+
+/// What every SMTP server says first (RFC 5321 section 3.1).
+const GREETING: &[u8] = b"220 sink.example ESMTP\r\n";
 
 type Peers = Arc<Mutex<BTreeMap<IpAddr, u64>>>;
 
@@ -72,7 +76,9 @@ fn listen() -> Result<Socket> {
 
 fn accept(socket: &Socket, peers: &Peers, stop: &AtomicBool) {
     while !stop.load(Ordering::Acquire) {
-        let Ok((stream, peer)) = socket.accept() else { continue };
+        let Ok((mut stream, peer)) = socket.accept() else { continue };
+        // Where the client is gone already, its own side says so.
+        stream.write_all(GREETING).ok();
         drop(stream);
         if let Some(peer) = peer.as_socket() {
             *peers.lock().unwrap_or_else(PoisonError::into_inner).entry(peer.ip()).or_default() += 1;

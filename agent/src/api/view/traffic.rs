@@ -79,9 +79,9 @@ pub struct SourceCounters {
     pub unanswered: u64,
     /// Open now.
     pub open: u64,
-    /// Bytes sent, from the IP header on.
+    /// Bytes sent by connections that have ended, from the IP header on.
     pub bytes_out: u64,
-    /// Bytes received, from the IP header on.
+    /// Bytes that they received, from the IP header on.
     pub bytes_in: u64,
     /// Counted by the table alone: `unreachable`, `reset`, `unanswered` and `open` are not known, and stand as 0.
     pub partial: bool,

@@ -138,7 +138,7 @@ impl Gatherer {
 
     /// Ends connections that fell silent, and returns the events of those that were never answered.
     pub(in crate::daemon) fn sweep(&self) -> Result<Vec<Event>, ReadError> {
-        self.reader().map_or_else(|| Ok(Vec::new()), |mut reader| reader.sweep(bpf::boottime()))
+        self.reader().map_or_else(|| Ok(Vec::new()), |mut reader| reader.sweep(bpf::Moment::now()))
     }
 
     /// Adds a connection of which no SYN left, by what it turned out to be.

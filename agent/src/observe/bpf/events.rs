@@ -1,11 +1,11 @@
-//! The ring buffer, as events: one for each connection attempt whose outcome is known.
+//! The ring buffer, as records: what became of each connection attempt, and what receivers said.
 
 use std::io;
 use std::path::Path;
 use std::time::Duration;
 
 use aya::maps::{Map, MapData, RingBuf};
-use mailsteer_ebpf::Event;
+use mailsteer_ebpf::{Event, Said};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
@@ -15,6 +15,15 @@ use crate::bpf_maps::{self, pin_dir};
 /// For how long events gather. The kernel wakes a reader only for a record that it finds next; while one waits, the
 /// programs pay for none. To be woken for each took a connection 17 us on a virtual machine.
 const GATHERING: Duration = Duration::from_millis(20);
+
+/// One record.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Record {
+    /// Something became of a connection attempt.
+    Event(Event),
+    /// A receiver said 4xx or 5xx.
+    Said(Said),
+}
 
 /// A reader of the ring buffer. There must be only one: a record is taken by who reads it first.
 pub struct Events {
@@ -36,33 +45,38 @@ impl Events {
         Ok(Self { ring: ring.map_err(|error| ReadError::Wait(error.into()))? })
     }
 
-    /// Waits for events, lets some gather, and returns all that are there. Safe to drop at any time: an event is taken only once it is
-    /// about to be returned.
+    /// Waits for records, lets some gather, and returns all that are there. Safe to drop at any time: one is taken only
+    /// once it is about to be returned.
     ///
     /// # Errors
     /// Where the ring buffer cannot be waited for.
-    pub async fn next(&mut self) -> io::Result<Vec<Event>> {
+    pub async fn next(&mut self) -> io::Result<Vec<Record>> {
         loop {
             let mut ready = self.ring.readable_mut().await?;
             tokio::time::sleep(GATHERING).await;
-            let mut events = Vec::new();
+            let mut records = Vec::new();
             let ring = ready.get_inner_mut();
-            while let Some(record) = ring.next() {
-                events.extend(event(&record));
+            while let Some(bytes) = ring.next() {
+                records.extend(record(&bytes));
             }
             ready.clear_ready();
-            if !events.is_empty() {
-                return Ok(events);
+            if !records.is_empty() {
+                return Ok(records);
             }
         }
     }
 }
 
-/// A record; `None` where it has not the length of one.
-pub(crate) fn event(record: &[u8]) -> Option<Event> {
-    if record.len() != size_of::<Event>() {
-        return None;
+/// A record, told apart by its length; `None` where it has that of neither.
+pub(crate) fn record(bytes: &[u8]) -> Option<Record> {
+    const { assert!(size_of::<Event>() != size_of::<Said>()) };
+    if bytes.len() == size_of::<Event>() {
+        // SAFETY: as long as an `Event`, which is plain integers: every bit pattern is one, and it need not be aligned.
+        return Some(Record::Event(unsafe { std::ptr::read_unaligned(bytes.as_ptr().cast::<Event>()) }));
     }
-    // SAFETY: as long as an `Event`, which is plain integers: every bit pattern is one, and it need not be aligned.
-    Some(unsafe { std::ptr::read_unaligned(record.as_ptr().cast::<Event>()) })
+    if bytes.len() == size_of::<Said>() {
+        // SAFETY: likewise.
+        return Some(Record::Said(unsafe { std::ptr::read_unaligned(bytes.as_ptr().cast::<Said>()) }));
+    }
+    None
 }

@@ -9,7 +9,7 @@ mod events;
 mod reader;
 mod sweep;
 
-pub use events::Events;
-pub(crate) use events::event;
+pub(crate) use events::record;
+pub use events::{Events, Record};
 pub use reader::{Origins, ReadError, Reader};
-pub use sweep::boottime;
+pub use sweep::Moment;

@@ -39,8 +39,9 @@ enum Fate {
     Forget,
 }
 
-fn fate(conn: &Conn, now: u64) -> Fate {
-    let silent = Duration::from_nanos(now.saturating_sub(conn.last));
+/// `tick` is [`Moment::running`]'s.
+fn fate(conn: &Conn, tick: u64) -> Fate {
+    let silent = Duration::from_nanos(tick.saturating_sub(conn.last));
     let has = |bits: u32| conn.flags & bits != 0;
     let (limit, fate) = if has(CONN_DONE) {
         (FORGOTTEN, Fate::Forget)
@@ -57,16 +58,16 @@ fn fate(conn: &Conn, now: u64) -> Fate {
 }
 
 impl Reader {
-    /// Ends what has ended by silence, and returns an event for each attempt that nobody answered. `now` is
-    /// [`boottime`]. To be called every few seconds, by one process.
+    /// Ends what has ended by silence, and returns an event for each attempt that nobody answered. To be called every few
+    /// seconds, by one process.
     ///
     /// # Errors
     /// Where a map cannot be read or written; what was ended until then is counted.
-    pub fn sweep(&mut self, now: u64) -> Result<Vec<Event>, ReadError> {
+    pub fn sweep(&mut self, now: Moment) -> Result<Vec<Event>, ReadError> {
         let mut ended = Vec::new();
         for entry in self.conns.iter() {
             let (key, conn) = entry.map_err(access("CONNS"))?;
-            let fate = fate(&conn, now);
+            let fate = fate(&conn, now.running);
             if fate != Fate::Stay {
                 ended.push((key, conn, fate));
             }
@@ -82,7 +83,7 @@ impl Reader {
             }
             self.count(&conn, fate)?;
             if fate == Fate::Unanswered {
-                events.push(unanswered(&key, &conn, now));
+                events.push(unanswered(&key, &conn, now.since_boot));
             }
         }
         Ok(events)
@@ -95,7 +96,8 @@ impl Reader {
         let key = CounterKey::of_mark(conn.mark);
         let mut sum = self.swept.get(&key, 0).unwrap_or_default();
         let unanswered = u64::from(fate == Fate::Unanswered);
-        sum.add(&Counters { closed: 1, unanswered, ..Counters::default() });
+        let (bytes_out, bytes_in) = (conn.bytes_out, conn.bytes_in);
+        sum.add(&Counters { closed: 1, unanswered, bytes_out, bytes_in, ..Counters::default() });
         self.swept.insert(key, sum, 0).map_err(access("SWEPT"))
     }
 }
@@ -133,12 +135,35 @@ fn bytes(words: [u32; 4]) -> [u8; 16] {
     all
 }
 
-/// Nanoseconds of CLOCK_BOOTTIME, the clock of the programs' times.
-#[must_use]
-pub fn boottime() -> u64 {
+/// One moment by the two clocks of the programs.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Moment {
+    /// Nanoseconds of CLOCK_BOOTTIME, by which records are dated.
+    pub since_boot: u64,
+    /// Nanoseconds of CLOCK_MONOTONIC at the last tick, the clock of [`Conn::last`].
+    pub running: u64,
+}
+
+impl Moment {
+    /// As both clocks are now.
+    #[must_use]
+    pub fn now() -> Self {
+        let running = nanoseconds(libc::CLOCK_MONOTONIC_COARSE);
+        Self { since_boot: nanoseconds(libc::CLOCK_BOOTTIME), running }
+    }
+
+    /// A later one.
+    #[must_use]
+    pub fn after(self, time: Duration) -> Self {
+        let more = u64::try_from(time.as_nanos()).unwrap_or(u64::MAX);
+        Self { since_boot: self.since_boot.saturating_add(more), running: self.running.saturating_add(more) }
+    }
+}
+
+fn nanoseconds(clock: libc::clockid_t) -> u64 {
     let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
-    // SAFETY: `time` is a timespec that the call fills in; the clock exists on every kernel that has eBPF.
-    unsafe { libc::clock_gettime(libc::CLOCK_BOOTTIME, &raw mut time) };
+    // SAFETY: `time` is a timespec that the call fills in; both clocks exist on every kernel that has eBPF.
+    unsafe { libc::clock_gettime(clock, &raw mut time) };
     u64::try_from(time.tv_sec).unwrap_or(0) * 1_000_000_000 + u64::try_from(time.tv_nsec).unwrap_or(0)
 }
 
