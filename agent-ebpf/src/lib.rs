@@ -45,6 +45,10 @@ pub enum Refusal {
     NoIpv6Source = 0xffe,
     /// The pool has no source of IPv4.
     NoIpv4Source = 0xffd,
+    /// The share of a source that failed, of which its siblings may take no more.
+    Surge = 0xffb,
+    /// The stream is stopped at this provider.
+    Stopped = 0xffa,
 }
 
 /// One entry of the `SOURCES` array, indexed by source id: which address a mark with that id must leave from.

@@ -16,6 +16,7 @@ mod journal;
 mod metrics;
 mod reconcile;
 mod shared;
+mod signals;
 mod status;
 mod systemd;
 mod watch;
@@ -112,7 +113,15 @@ async fn serve(options: Options) -> Result<()> {
 
     let ebpf = reconciler.no_guard().is_none();
     let gatherer = Arc::new(Gatherer::open(&paths, ebpf, kept.checkpoint)?);
-    connections::spawn(&tasks, &stop, &paths, ebpf, Arc::clone(&shared), Arc::clone(&gatherer))?;
+    connections::spawn(
+        &tasks,
+        &stop,
+        &paths,
+        ebpf,
+        Arc::clone(&shared),
+        Arc::clone(&gatherer),
+        triggers.clone(),
+    )?;
     let control = Arc::new(control::Handle::new(triggers, Arc::clone(&shared), Arc::clone(&gatherer)));
     let socket = api::Socket::open(passed.map_or(api::Listen::At(options.socket), api::Listen::Passed))?;
     let server = tasks.spawn(api::serve(socket, control, door, stop.clone()));

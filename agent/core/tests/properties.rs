@@ -8,8 +8,8 @@ use std::net::IpAddr;
 use ipnet::IpNet;
 use jiff::Timestamp;
 use mailsteer_core::config::{
-    Balance, Config, ControlAccess, Ebpf, Ipv6, Mode, OnExhausted, OwnTable, Plumbing, Pool, PoolSource,
-    Retention, Stream, Tier, Uplink,
+    Balance, Config, ControlAccess, Ebpf, Ipv6, Mode, OnExhausted, OnRelapse, OwnTable, Plumbing, Pool,
+    PoolSource, Retention, Safety, Stream, Tier, Uplink,
 };
 use mailsteer_core::decide::{Command, Observation, World, desired};
 use mailsteer_core::model::{Address, AddressState, Host, LaneMatch, Link, Route, SlotTarget, WantedKind};
@@ -81,7 +81,7 @@ fn config(shape: &Shape) -> Config {
         let sources = sources.iter().enumerate().map(source).collect();
         pools.insert(
             name.clone(),
-            Pool { name: name.clone(), ehlo: None, balance: Balance::RoundRobin, sources },
+            Pool { name: name.clone(), ehlo: None, balance: Balance::RoundRobin, sources, min_healthy: 1 },
         );
         let mode = match shape.modes[index] {
             0..100 => Mode::Observe,
@@ -95,6 +95,7 @@ fn config(shape: &Shape) -> Config {
             mode,
             on_exhausted: if shape.pass { OnExhausted::Pass } else { OnExhausted::Refuse },
             ipv6: Ipv6::Refuse,
+            on_relapse: OnRelapse::Hold,
         });
     }
     Config {
@@ -107,6 +108,7 @@ fn config(shape: &Shape) -> Config {
         metrics: None,
         control: ControlAccess::default(),
         retention: Retention::default(),
+        safety: Safety::default(),
         uplinks: if two { (0..2).map(uplink).collect() } else { Vec::new() },
         pools,
         streams,

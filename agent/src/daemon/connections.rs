@@ -12,8 +12,9 @@ use std::time::Duration;
 
 use anyhow::Result;
 use mailsteer_core::decide::{Explanation, Who, explain};
-use mailsteer_core::model::{LaneId, SourceId};
+use mailsteer_core::model::LaneId;
 use mailsteer_ebpf::{Event, Mark, Outcome as Kind, Told};
+use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::{error, warn};
@@ -21,10 +22,12 @@ use tracing::{error, warn};
 use super::clock::Clock;
 use super::control::unmapped;
 use super::counts::Gatherer;
+use super::reconcile::Trigger;
 use super::shared::{Published, Shared};
+use super::signals::Listener;
 use crate::act::bpf::BpfPaths;
 use crate::api::view::{ConnectionRow, Outcome};
-use crate::observe::bpf::{Events, Record};
+use crate::observe::bpf::{Events, Moment, Record};
 
 /// How often the counters are read for metrics, and silent connections ended: with thousands of sources nothing else
 /// takes more time while nothing happens (docs/performance.md).
@@ -38,14 +41,18 @@ pub(super) fn spawn(
     ebpf: bool,
     shared: Arc<Shared>,
     gatherer: Arc<Gatherer>,
+    triggers: mpsc::Sender<Trigger>,
 ) -> Result<()> {
     let mut events = if ebpf { Some(Events::open(&paths.bpffs)?) } else { None };
     let (stop, mut cgroups) = (stop.clone(), Cgroups::new(paths.cgroup.clone()));
     let mut reading = tokio::time::interval(READING);
+    let mut listener = Listener::default();
     tasks.spawn(async move {
         loop {
+            let doubt = until(listener.next_due());
             let batch = tokio::select! {
                 batch = next(events.as_mut()) => batch,
+                () = tokio::time::sleep(doubt) => Ok(Vec::new()),
                 _ = reading.tick() => {
                     gatherer.gather(&shared).await;
                     shared.look_at_state();
@@ -55,7 +62,10 @@ pub(super) fn spawn(
                 () = stop.cancelled() => return,
             };
             match batch {
-                Ok(batch) => keep(&shared, &gatherer, &mut cgroups, &batch),
+                Ok(batch) => {
+                    keep(&shared, &gatherer, &mut cgroups, &batch);
+                    listen(&shared, &mut listener, &batch, &triggers).await;
+                }
                 Err(error) => {
                     error!("cannot read connection records; counters go on: {error}");
                     return;
@@ -64,6 +74,26 @@ pub(super) fn spawn(
         }
     });
     Ok(())
+}
+
+/// Passes on what the records say of their sources.
+async fn listen(
+    shared: &Shared,
+    listener: &mut Listener,
+    batch: &[Record],
+    triggers: &mpsc::Sender<Trigger>,
+) {
+    let Some(published) = shared.published() else { return };
+    let signals = listener.hear(&published.known, Clock::now(), batch, Moment::now().since_boot);
+    if !signals.is_empty() {
+        // Only a loop that has ended does not take it.
+        let _ended = triggers.send(Trigger::Traffic(signals)).await;
+    }
+}
+
+/// How long until a time since boot; where there is none, as long as between two readings.
+fn until(due: Option<u64>) -> Duration {
+    due.map_or(READING, |due| Duration::from_nanos(due.saturating_sub(Moment::now().since_boot)))
 }
 
 /// The next records; never any where there is no eBPF that would make them.
@@ -75,6 +105,9 @@ async fn next(events: Option<&mut Events>) -> std::io::Result<Vec<Record>> {
 }
 
 fn keep(shared: &Shared, gatherer: &Gatherer, cgroups: &mut Cgroups, batch: &[Record]) {
+    if batch.is_empty() {
+        return;
+    }
     let Some(published) = shared.published() else {
         warn!(records = batch.len(), "connection records came before the first pass and are left out");
         return;
@@ -110,17 +143,13 @@ fn lane_of(published: &Published, stream: Option<&str>) -> LaneId {
 }
 
 fn row(published: &Published, cgroups: &mut Cgroups, clock: Clock, event: &Event) -> ConnectionRow {
-    let world = &published.world;
     let mark = Mark::unpack(event.mark);
     let destination = unmapped(event.daddr);
     let outcome = outcome(event.outcome);
     let cgroup = (event.cgroup != 0).then(|| cgroups.path(event.cgroup));
-    let wanted =
-        mark.filter(|mark| mark.source != 0).and_then(|mark| source(published, SourceId(mark.source)));
-    let lane = mark.map(|mark| LaneId(mark.lane));
-    let named = lane.and_then(|lane| world.ids().lanes().find(|(id, _)| *id == lane));
-    let (mut stream, provider) = match named {
-        Some((_, (stream, provider))) => (Some(stream.clone()), provider.clone()),
+    let wanted = mark.and_then(|mark| published.known.source(mark)).cloned();
+    let (mut stream, provider) = match mark.and_then(|mark| published.known.lane(mark)) {
+        Some((stream, provider)) => (Some(stream.clone()), provider.clone()),
         None => (None, "other".to_owned()),
     };
     let mut told = outcome;
@@ -160,13 +189,6 @@ const fn outcome(number: u8) -> Outcome {
         4 => Outcome::Unanswered,
         _ => Outcome::Local,
     }
-}
-
-fn source(published: &Published, id: SourceId) -> Option<(String, IpAddr)> {
-    let world = &published.world;
-    let (_, address, _) = world.ids().sources().find(|(known, ..)| *known == id)?;
-    let named = world.pool_sources().find(|source| source.local == address);
-    Some((named.map_or_else(|| address.to_string(), |source| source.name.clone()), address))
 }
 
 /// What should have become of a connection of which nothing left.

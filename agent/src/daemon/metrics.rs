@@ -312,6 +312,7 @@ mod tests {
         let (store, kept) = Store::open(dir.path(), config::Retention::default()).unwrap();
         let shared = Arc::new(Shared::new(options, store, kept.events));
         shared.publish(Published {
+            known: crate::daemon::signals::Known::of(&world),
             world,
             decision,
             pending: Vec::new(),

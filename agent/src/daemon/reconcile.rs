@@ -16,6 +16,7 @@ use anyhow::{Context as _, Result};
 use jiff::Timestamp;
 use mailsteer_core::config::Config;
 use mailsteer_core::decide::{Command, Decision, Observation, OperatorError, World};
+use mailsteer_core::model::Signal;
 use mailsteer_core::plan::Action;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
@@ -50,6 +51,8 @@ const RETRY: Duration = Duration::from_secs(1);
 pub(super) enum Trigger {
     /// Links, addresses, routes or rules changed.
     Host,
+    /// What connections met.
+    Traffic(Vec<Signal>),
     /// Somebody touched our table, or may have.
     Table(TableChange),
     /// The operator said something.
@@ -68,6 +71,15 @@ pub(super) struct Outside {
     pub(super) steering: watch::Sender<bool>,
     /// The service manager.
     pub(super) manager: Manager,
+}
+
+/// What a trigger asks for.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Wanted {
+    Nothing,
+    Pass,
+    /// The agent was torn down.
+    End,
 }
 
 /// The loop's state.
@@ -175,8 +187,10 @@ impl Reconciler {
             tokio::select! {
                 trigger = inbox.recv() => {
                     let Some(trigger) = trigger else { return Ok(false) };
-                    if self.take_all(trigger, &mut inbox).await {
-                        return Ok(true);
+                    match self.take_all(trigger, &mut inbox).await {
+                        Wanted::End => return Ok(true),
+                        Wanted::Nothing => continue,
+                        Wanted::Pass => {}
                     }
                 }
                 () = tokio::time::sleep(deadline) => {}
@@ -240,20 +254,23 @@ impl Reconciler {
         Duration::try_from(deadline.duration_since(Timestamp::now())).unwrap_or_default()
     }
 
-    /// Takes in a trigger and all that wait behind it; true where the agent was torn down.
-    async fn take_all(&mut self, first: Trigger, inbox: &mut mpsc::Receiver<Trigger>) -> bool {
-        let mut next = Some(first);
+    /// Takes in a trigger and all that wait behind it.
+    async fn take_all(&mut self, first: Trigger, inbox: &mut mpsc::Receiver<Trigger>) -> Wanted {
+        let (mut next, mut wanted) = (Some(first), Wanted::Nothing);
         while let Some(trigger) = next {
-            if self.take(trigger).await {
-                return true;
+            match self.take(trigger).await {
+                Wanted::End => return Wanted::End,
+                Wanted::Pass => wanted = Wanted::Pass,
+                Wanted::Nothing => {}
             }
             next = inbox.try_recv().ok();
         }
-        false
+        wanted
     }
 
-    async fn take(&mut self, trigger: Trigger) -> bool {
+    async fn take(&mut self, trigger: Trigger) -> Wanted {
         match trigger {
+            Trigger::Traffic(signals) => return self.hear(signals),
             Trigger::Host => {}
             Trigger::Table(change) => {
                 debug!(what = %change.what, program = change.program.as_deref(), "the table was touched");
@@ -271,10 +288,18 @@ impl Reconciler {
                 // Before the answer: nobody is told that mail is steered who was told that it is not.
                 self.shared.withdraw();
                 let _caller_gone = answer.send(TeardownReport { removed, left });
-                return true;
+                return Wanted::End;
             }
         }
-        false
+        Wanted::Pass
+    }
+
+    /// Most of what connections meet changes nothing, and then no pass is worth its time.
+    fn hear(&mut self, signals: Vec<Signal>) -> Wanted {
+        let now = self.now();
+        let events = self.world.apply(Observation::Traffic(signals), now);
+        self.tell(&events);
+        if events.is_empty() { Wanted::Nothing } else { Wanted::Pass }
     }
 
     /// The time by which the world goes on. A jump of the clock is taken in first: else what was said for an hour would

@@ -16,6 +16,7 @@ use super::Options;
 use super::counts::Counts;
 use super::disturbances::Disturbances;
 use super::journal::Journal;
+use super::signals::Known;
 use crate::api::view::{ConnectionRow, EventRow, Locks};
 use crate::state::Store;
 
@@ -32,6 +33,8 @@ const DAMAGED: &str = "state-damaged";
 /// The last reconcile's result.
 pub(super) struct Published {
     pub(super) world: World,
+    /// Its sources and lanes by the numbers that marks bear.
+    pub(super) known: Known,
     pub(super) decision: Decision,
     /// What is left to do; empty where everything stands as desired.
     pub(super) pending: Vec<Action>,

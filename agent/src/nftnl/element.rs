@@ -42,6 +42,8 @@ pub(crate) const fn refusal(reason: RefuseReason) -> u16 {
         RefuseReason::Exhausted => Refusal::Exhausted as u16,
         RefuseReason::NoIpv4Source => Refusal::NoIpv4Source as u16,
         RefuseReason::NoIpv6Source => Refusal::NoIpv6Source as u16,
+        RefuseReason::Surge => Refusal::Surge as u16,
+        RefuseReason::Stopped => Refusal::Stopped as u16,
     }
 }
 

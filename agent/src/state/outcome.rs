@@ -64,6 +64,8 @@ outcomes! {
     RefusedExhausted "refused_exhausted" "Connections refused: no eligible source.";
     RefusedNoIpv4 "refused_no_ipv4_source" "Connections refused: no IPv4 source in the pool.";
     RefusedNoIpv6 "refused_no_ipv6_source" "Connections refused: no IPv6 source in the pool.";
+    RefusedSurge "refused_surge" "Connections refused: the share of a source that failed, of which its siblings may take no more.";
+    RefusedStopped "refused_stopped" "Connections refused: the stream is stopped at this provider, its flips of the day are used up.";
     RefusedUntracked "refused_untracked" "Packets refused: conntrack does not follow them.";
     RefusedMidstream "refused_midstream" "Packets refused: their conntrack entry was lost.";
 }

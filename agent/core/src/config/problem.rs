@@ -173,6 +173,8 @@ codes! {
     METRICS_NOT_LOOPBACK = "metrics-not-loopback",
     METRICS_INVALID = "metrics-invalid",
     RETENTION_INVALID = "retention-invalid",
+    SAFETY_INVALID = "safety-invalid",
+    MIN_HEALTHY_INVALID = "min-healthy-invalid",
     BAD_INTERFACE = "bad-interface",
     GATEWAY_INVALID = "gateway-invalid",
     GATEWAY_FAMILY_TWICE = "gateway-family-twice",

@@ -9,7 +9,7 @@ use toml::de::DeValue;
 
 use super::problem::Problem;
 use super::read::{At, FromToml, Keyed, Many, Word, Words, table, wrong_type};
-use super::settings::{Balance, Ebpf, Ipv6, OnExhausted, OwnTable, Plumbing};
+use super::settings::{Balance, Ebpf, Ipv6, OnExhausted, OnRelapse, OwnTable, Plumbing};
 
 table! {
     /// The config of mailsteer. Without any config the agent observes: it counts, and changes nothing.
@@ -38,6 +38,8 @@ table! {
         control: RawControl,
         /// How much history the state database keeps.
         state: RawState,
+        /// What mailsteer may do because of a belief: what traffic, lists and replies say of an address.
+        safety: RawSafety,
         /// Uplinks by name: interface and gateway by which mail leaves. None: found by the default routes.
         uplink: Keyed<RawUplink>,
         /// Pools by name: the sources that a stream may leave from.
@@ -130,6 +132,25 @@ table! {
 }
 
 table! {
+    /// What mailsteer may do because of a belief: what traffic, lists and replies say of an address. Facts (an address or link
+    /// that is gone, the operator's word) are acted on at once and are not counted here.
+    #[schemars(rename = "Safety")]
+    pub(crate) struct RawSafety {
+        /// Flips of a stream on one day. Further ones would carry the same mail from address to address; see `on_relapse`.
+        #[schemars(extend("default" = 3))]
+        flips_per_day: i64,
+        /// What a sibling takes at most when shares move to it, as a multiple of its own. Receivers distrust an address whose
+        /// volume jumps; what is over that is refused, so that the MTA tries again later.
+        #[schemars(extend("default" = 1.5))]
+        surge: f64,
+        /// What may fall of a pool within ten minutes by what did not come back (silence, resets, ICMP), as a share of its
+        /// weight. More than that is rather our own side's fault. A receiver's own refusal is never held.
+        #[schemars(extend("default" = 0.3))]
+        brake: f64,
+    }
+}
+
+table! {
     /// An interface and gateway by which mail leaves the host.
     #[schemars(rename = "Uplink")]
     pub(crate) struct RawUplink {
@@ -151,7 +172,7 @@ table! {
         /// named `<pool>-1`, `<pool>-2` and so on, in the order written.
         #[schemars(required)]
         addresses: Many<RawSource>,
-        /// Backup sources, used when none of `addresses` is eligible; best in another network. Named
+        /// Backup sources, used when fewer than `min_healthy` of `addresses` are eligible; best in another network. Named
         /// `<pool>-spare-1` and so on.
         spare: Many<RawSource>,
         /// Shares by source name; what is not named has 1, and 0 is never used.
@@ -162,6 +183,10 @@ table! {
         /// destination address.
         #[schemars(extend("default" = "round-robin"))]
         balance: Word<Balance>,
+        /// With fewer eligible `addresses` of a family than this, the `spare` ones take over what the others held, and hand
+        /// it back with their return.
+        #[schemars(extend("default" = 1))]
+        min_healthy: i64,
     }
 }
 
@@ -219,6 +244,10 @@ table! {
         /// let them pass unsteered.
         #[schemars(extend("default" = "refuse"))]
         ipv6: Word<Ipv6>,
+        /// When the flips of the day (`[safety] flips_per_day`) are used up and another source fails: hold, so that no
+        /// further share moves, or stop the stream at that provider.
+        #[schemars(extend("default" = "hold"))]
+        on_relapse: Word<OnRelapse>,
         /// This stream's own mode, in place of the file's.
         mode: RawMode,
     }
@@ -350,6 +379,10 @@ impl Words for Balance {
 
 impl Words for OnExhausted {
     const WORDS: &'static [(&'static str, Self)] = &[("refuse", Self::Refuse), ("pass", Self::Pass)];
+}
+
+impl Words for OnRelapse {
+    const WORDS: &'static [(&'static str, Self)] = &[("hold", Self::Hold), ("stop", Self::Stop)];
 }
 
 impl Words for Ipv6 {

@@ -54,6 +54,7 @@ pub fn reference() -> String {
         ("[guard]", Some("Guard")),
         ("[metrics]", Some("Metrics")),
         ("[state]", Some("State")),
+        ("[safety]", Some("Safety")),
         ("[uplink.NAME]", Some("Uplink")),
         ("[pool.NAME]", Some("Pool")),
         ("A source as a table, in `addresses` and `spare`", Some("Source")),

@@ -30,6 +30,8 @@ pub struct Config {
     pub control: ControlAccess,
     /// How much history is kept.
     pub retention: Retention,
+    /// What a belief may do.
+    pub safety: Safety,
     /// Uplinks as configured; empty: found by the default routes.
     pub uplinks: Vec<Uplink>,
     /// Pools by name.
@@ -121,6 +123,34 @@ impl Default for Retention {
     }
 }
 
+/// What moves because of a belief may do: invariant 5.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Safety {
+    /// Flips of a stream on one day.
+    pub flips_per_day: u32,
+    /// What a sibling takes at most of its own share, in thousandths.
+    pub surge: u32,
+    /// What beliefs from silence may take of a pool in ten minutes, in thousandths.
+    pub brake: u32,
+}
+
+impl Default for Safety {
+    fn default() -> Self {
+        Self { flips_per_day: 3, surge: 1500, brake: 300 }
+    }
+}
+
+/// What happens to a stream whose flips of the day are used up, when the next source fails.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum OnRelapse {
+    /// No further flip: a source that fails in silence goes on, the share of one that receivers refuse is refused.
+    #[default]
+    Hold,
+    /// The stream is refused at that provider until a flip of the day before is a day old.
+    Stop,
+}
+
 /// How a lane draws a slot.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
@@ -167,6 +197,8 @@ pub struct Pool {
     pub balance: Balance,
     /// Primary sources, then spare ones, in the order written.
     pub sources: Vec<PoolSource>,
+    /// With fewer eligible primary sources of a family than this, the spare ones take over what the others held.
+    pub min_healthy: u32,
 }
 
 /// A source in a pool.
@@ -192,7 +224,7 @@ pub struct PoolSource {
 pub enum Tier {
     /// Used first.
     Primary,
-    /// Used when no primary source is eligible.
+    /// Used when fewer primary sources are eligible than the pool's `min_healthy`.
     Spare,
 }
 
@@ -211,6 +243,8 @@ pub struct Stream {
     pub on_exhausted: OnExhausted,
     /// IPv6 without an IPv6 source.
     pub ipv6: Ipv6,
+    /// When its flips of the day are used up.
+    pub on_relapse: OnRelapse,
 }
 
 /// An uplink.
@@ -251,6 +285,7 @@ impl Config {
             metrics: None,
             control: ControlAccess::default(),
             retention: Retention::default(),
+            safety: Safety::default(),
             uplinks: vec![],
             pools: BTreeMap::new(),
             streams: vec![],

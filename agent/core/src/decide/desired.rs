@@ -8,6 +8,8 @@ use std::net::IpAddr;
 
 use jiff::{SignedDuration, Timestamp};
 
+use super::slots::{Holder, Member, Rest};
+use super::traffic::{self, Share as Fate, State};
 use super::world::{OTHER, World};
 use super::{Reason, slots, sources, uplinks};
 use crate::config::{Ipv6, Mode, OnExhausted, Plumbing, Pool, PoolSource, Stream, Tier};
@@ -63,7 +65,8 @@ pub fn desired(world: &World, now: Timestamp) -> Decision {
 fn next_deadline(world: &World, now: Timestamp) -> Option<Timestamp> {
     let farewells = world.ids.sources().filter_map(|(_, _, retired)| retired?.checked_add(FAREWELL).ok());
     let awaited = world.awaited.keys().filter_map(|&address| world.awaited_until(address, now));
-    farewells.chain(awaited).chain(world.operator.next_deadline()).filter(|&at| at > now).min()
+    let waits = farewells.chain(awaited).chain(world.operator.next_deadline());
+    waits.chain(world.traffic.next_deadline()).chain(world.flaps.next_deadline()).filter(|&at| at > now).min()
 }
 
 fn addresses(world: &World, host: &Host, ways: &[UplinkPlan], now: Timestamp) -> Vec<WantedAddress> {
@@ -133,8 +136,8 @@ fn guard_sources(world: &World, host: &Host, ways: &[UplinkPlan]) -> Vec<GuardSo
     sources
 }
 
-/// Lanes of one pool and family share one computation: keyed by pool and family.
-type Shared = BTreeMap<(String, Family), Share>;
+/// Lanes of one pool, provider and family share one computation, unless a stream's shares may not move.
+type Shared = BTreeMap<(String, String, Family, Option<String>), Share>;
 
 #[derive(Clone)]
 struct Share {
@@ -161,9 +164,12 @@ fn lane(
     let pool = world.config.pools.get(&stream.pool)?;
     let mut by_family = BTreeMap::new();
     for family in Family::BOTH {
-        let key = (pool.name.clone(), family);
-        let share = shared.entry(key).or_insert_with(|| share(world, host, ways, pool, family, now));
-        by_family.insert(family, slots_of(share, stream, family));
+        let special = world.traffic.rails().is_special(&stream.name, OTHER).then(|| stream.name.clone());
+        let key = (pool.name.clone(), OTHER.to_owned(), family, special);
+        let place = Place { world, host, ways, provider: OTHER, now };
+        let share = shared.entry(key).or_insert_with(|| share(&place, pool, &stream.name, family));
+        let stopped = world.hold().is_none() && world.traffic.rails().is_stopped(&stream.name, OTHER);
+        by_family.insert(family, slots_of(share, stream, family, stopped));
         choices.extend(share.standings.iter().map(|(source, standing)| Choice {
             lane: id,
             family,
@@ -196,7 +202,10 @@ fn steering(world: &World, stream: &Stream) -> Steering {
     }
 }
 
-fn slots_of(share: &Share, stream: &Stream, family: Family) -> Slots {
+fn slots_of(share: &Share, stream: &Stream, family: Family, stopped: bool) -> Slots {
+    if stopped && share.served {
+        return Slots(vec![SlotTarget::Refuse(RefuseReason::Stopped); share.count as usize]);
+    }
     if let Some(targets) = &share.targets {
         return Slots(targets.clone());
     }
@@ -211,46 +220,119 @@ fn slots_of(share: &Share, stream: &Stream, family: Family) -> Slots {
     Slots(vec![target; share.count as usize])
 }
 
-fn share(
-    world: &World,
-    host: &Host,
-    ways: &[UplinkPlan],
-    pool: &Pool,
-    family: Family,
+/// Where and when shares are computed.
+struct Place<'a> {
+    world: &'a World,
+    host: &'a Host,
+    ways: &'a [UplinkPlan],
+    provider: &'a str,
     now: Timestamp,
-) -> Share {
-    let members: Vec<&PoolSource> =
+}
+
+fn share(place: &Place<'_>, pool: &Pool, stream: &str, family: Family) -> Share {
+    let Place { world, now, .. } = *place;
+    let sources: Vec<&PoolSource> =
         pool.sources.iter().filter(|source| Family::of(source.local) == family).collect();
     let standings: Vec<Result<UplinkId, Reason>> =
-        members.iter().map(|source| sources::standing(world, host, ways, source)).collect();
+        sources.iter().map(|source| sources::standing(world, place.host, place.ways, source)).collect();
+    let (members, spares_serve) = members(place, pool, stream, &sources, &standings);
     let weights_of = |tier: Tier| -> Vec<u32> {
-        members.iter().map(|source| if source.tier == tier { source.weight } else { 0 }).collect()
+        sources.iter().map(|source| if source.tier == tier { source.weight } else { 0 }).collect()
     };
-    let (primary, spare) = (weights_of(Tier::Primary), weights_of(Tier::Spare));
-    let count = slots::slot_count_of_tiers(&primary, &spare);
-    let eligible: Vec<bool> = members
-        .iter()
-        .zip(&standings)
-        .map(|(source, standing)| may_hold_slots(world, source, standing))
-        .collect();
-    let (tier, holders) = match slots::share_out(count, &primary, &eligible) {
-        Some(holders) => (Tier::Primary, Some(holders)),
-        None => (Tier::Spare, slots::share_out(count, &spare, &eligible)),
+    let count = slots::slot_count_of_tiers(&weights_of(Tier::Primary), &weights_of(Tier::Spare));
+    let holders = slots::share_out(count, &members, world.config.safety.surge);
+    let target = |holder: &Holder| match *holder {
+        Holder::Nobody => Some(SlotTarget::Refuse(RefuseReason::Surge)),
+        Holder::Member(index) => match &standings[index] {
+            Ok(uplink) => Some(SlotTarget::Source(world.ids.source(sources[index].local)?, *uplink)),
+            // On hold: the share stays its own, and waits or is refused with it.
+            Err(_) if world.awaited_until(sources[index].local, now).is_some() => Some(SlotTarget::Hold),
+            Err(_) => Some(SlotTarget::Refuse(RefuseReason::Exhausted)),
+        },
     };
-    let target = |index: usize| match &standings[index] {
-        Ok(uplink) => Some(SlotTarget::Source(world.ids.source(members[index].local)?, *uplink)),
-        // On hold: the share stays its own, and waits or is refused with it.
-        Err(_) if world.awaited_until(members[index].local, now).is_some() => Some(SlotTarget::Hold),
-        Err(_) => Some(SlotTarget::Refuse(RefuseReason::Exhausted)),
-    };
-    let targets = holders.as_ref().and_then(|held| held.iter().map(|&index| target(index)).collect());
+    let targets = holders.as_ref().and_then(|held| held.iter().map(target).collect());
+    let standings = believed(place, &sources, standings);
     Share {
         targets,
         count,
-        served: !members.is_empty(),
-        awaited: members.iter().any(|source| world.awaited_until(source.local, now).is_some()),
-        standings: answers(&members, standings, holders.as_deref().unwrap_or_default(), tier),
+        served: !sources.is_empty(),
+        awaited: sources.iter().any(|source| world.awaited_until(source.local, now).is_some()),
+        standings: answers(&sources, standings, holders.as_deref().unwrap_or_default(), spares_serve),
     }
+}
+
+/// Who shares the slots and how, and whether the spare tier takes over what primary sources lost.
+fn members(
+    place: &Place<'_>,
+    pool: &Pool,
+    stream: &str,
+    sources: &[&PoolSource],
+    standings: &[Result<UplinkId, Reason>],
+) -> (Vec<Member>, bool) {
+    let portions: Vec<u16> =
+        sources.iter().zip(standings).map(|(source, standing)| portion(place, source, standing)).collect();
+    let whole = |tier: Tier| {
+        let all = sources.iter().zip(&portions);
+        all.filter(|(source, portion)| source.tier == tier && source.weight > 0 && **portion == 1000).count()
+    };
+    let spares_serve = whole(Tier::Primary) < pool.min_healthy.max(1) as usize && whole(Tier::Spare) > 0;
+    let heirs = if spares_serve { Tier::Spare } else { Tier::Primary };
+    let only_spares = sources.iter().all(|source| source.tier == Tier::Spare || source.weight == 0);
+    let member = |(index, source): (usize, &&PoolSource)| Member {
+        weight: if source.tier == Tier::Primary || only_spares { source.weight } else { 0 },
+        heir: if source.tier == heirs && portions[index] == 1000 { source.weight } else { 0 },
+        keeps: portions[index],
+        rest: rest(place, stream, source, &standings[index]),
+        network: traffic::network(source.public),
+    };
+    (sources.iter().enumerate().map(member).collect(), spares_serve)
+}
+
+/// How much of its own share a source may hold, in thousandths.
+fn portion(place: &Place<'_>, source: &PoolSource, standing: &Result<UplinkId, Reason>) -> u16 {
+    if !may_hold_slots(place.world, source, standing) {
+        return 0;
+    }
+    // On hold nothing changes by itself.
+    if place.world.hold().is_some() {
+        1000
+    } else {
+        place.world.traffic.portion(source.local, place.provider).0
+    }
+}
+
+fn rest(place: &Place<'_>, stream: &str, source: &PoolSource, standing: &Result<UplinkId, Reason>) -> Rest {
+    let traffic = &place.world.traffic;
+    let believed = place.world.hold().is_none() && traffic.portion(source.local, place.provider).0 < 1000;
+    if standing.is_err() || !believed {
+        return Rest::Moves;
+    }
+    match traffic.rails().share(stream, source.local, place.provider) {
+        Fate::Moves => Rest::Surges,
+        Fate::Refused => Rest::Refused,
+    }
+}
+
+/// What is believed of sources that could serve by the facts.
+fn believed(
+    place: &Place<'_>,
+    sources: &[&PoolSource],
+    standings: Vec<Result<UplinkId, Reason>>,
+) -> Vec<Result<UplinkId, Reason>> {
+    let on_hold = place.world.hold().is_some();
+    let belief = |source: &PoolSource| -> Option<Reason> {
+        let (portion, verdict) = place.world.traffic.portion(source.local, place.provider);
+        let verdict = verdict.filter(|_| portion == 0 && !on_hold)?;
+        let until = match &verdict.state {
+            State::Isolated { until, .. } => Some(*until),
+            _ => None,
+        };
+        Some(Reason::Isolated { provider: place.provider.to_owned(), cause: verdict.cause()?.clone(), until })
+    };
+    let judged = |(standing, source): (Result<UplinkId, Reason>, &&PoolSource)| {
+        standing.and_then(|uplink| belief(source).map_or(Ok(uplink), Err))
+    };
+    standings.into_iter().zip(sources).map(judged).collect()
 }
 
 /// Whether a source shares the slots: whoever can serve; while the operator holds, whoever could when that began, unless
@@ -264,13 +346,17 @@ fn may_hold_slots(world: &World, source: &PoolSource, standing: &Result<UplinkId
 fn answers(
     members: &[&PoolSource],
     standings: Vec<Result<UplinkId, Reason>>,
-    holders: &[usize],
-    tier: Tier,
+    holders: &[Holder],
+    spares_serve: bool,
 ) -> Vec<(String, Result<u32, Reason>)> {
     let mut held = vec![0_u32; members.len()];
-    holders.iter().for_each(|&index| held[index] += 1);
+    for holder in holders {
+        if let Holder::Member(index) = holder {
+            held[*index] += 1;
+        }
+    }
     let answer = |((source, standing), held): ((&&PoolSource, Result<UplinkId, Reason>), u32)| {
-        let idle_spare = source.tier == Tier::Spare && tier == Tier::Primary;
+        let idle_spare = source.tier == Tier::Spare && !spares_serve;
         let standing = match standing {
             Ok(_) if idle_spare => Err(Reason::Spare),
             Ok(_) => Ok(held),

@@ -6,7 +6,10 @@ use std::net::IpAddr;
 use jiff::{SignedDuration, Timestamp};
 use serde::{Deserialize, Serialize};
 
+use ipnet::IpNet;
+
 use super::Reason;
+use super::traffic::{EVERYWHERE, Evidence, Failure, State, Withheld};
 use crate::model::Family;
 
 /// Something that happened.
@@ -108,6 +111,42 @@ pub enum EventKind {
         /// Why, where it lost its share.
         reason: Option<Reason>,
     },
+    /// What is believed of a source at a provider has changed.
+    Verdict {
+        /// The source's name.
+        source: String,
+        /// Its address on this host.
+        address: IpAddr,
+        /// The provider; `*` for every one.
+        provider: String,
+        /// The state before.
+        from: String,
+        /// The state now.
+        to: State,
+        /// What it rests on, where traffic and not time changed it.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        evidence: Option<Box<Evidence>>,
+    },
+    /// A source seems to fail, and nothing is done.
+    FlipWithheld {
+        /// The source's name.
+        source: String,
+        /// Its address on this host.
+        address: IpAddr,
+        /// The provider.
+        provider: String,
+        /// What it met.
+        cause: Failure,
+        /// Why nothing is done.
+        why: Withheld,
+    },
+    /// Several sources of one network were isolated at a provider within an hour: so is all of it, and its mail is refused.
+    NetworkIsolated {
+        /// The /24 or /48.
+        network: IpNet,
+        /// The provider.
+        provider: String,
+    },
     /// A pool has no eligible source left.
     Exhausted {
         /// The stream.
@@ -185,6 +224,9 @@ impl EventKind {
             Self::HoldStarted { .. } => "hold-started",
             Self::HoldEnded { .. } => "hold-ended",
             Self::Flipped { .. } => "flipped",
+            Self::Verdict { .. } => "verdict",
+            Self::FlipWithheld { .. } => "flip-withheld",
+            Self::NetworkIsolated { .. } => "network-isolated",
             Self::Exhausted { .. } => "exhausted",
             Self::TableRepaired { .. } => "table-repaired",
             Self::GuardFirstAgain { .. } => "guard-first-again",
@@ -206,12 +248,15 @@ impl EventKind {
             Self::SourceEligible { source, .. }
             | Self::SourceIneligible { source, .. }
             | Self::Suspended { source, .. }
+            | Self::Verdict { source, .. }
+            | Self::FlipWithheld { source, .. }
             | Self::Resumed { source, .. } => source,
             Self::BypassStarted { stream, .. }
             | Self::BypassEnded { stream, .. }
             | Self::Flipped { stream, .. }
             | Self::Exhausted { stream, .. } => stream,
             Self::HoldStarted { .. } | Self::HoldEnded { .. } => "hold",
+            Self::NetworkIsolated { provider, .. } => provider,
             Self::TableRepaired { .. } => "table",
             Self::GuardFirstAgain { interface } => interface,
             Self::Disturbed { .. } => "host",
@@ -249,6 +294,23 @@ impl fmt::Display for EventKind {
                 write!(f, "{stream} {family}: {source} {before} -> {after}")?;
                 reason.as_ref().map_or(Ok(()), |reason| write!(f, " ({reason})"))
             }
+            Self::Verdict { source, address, provider, from, to, .. } => {
+                write!(f, "{source} ({address}) at {}: {from} -> {}", At(provider), to.name())?;
+                verdict(f, to)
+            }
+            Self::FlipWithheld { source, address, provider, cause, why } => {
+                write!(
+                    f,
+                    "{source} ({address}) seems to fail at {} ({cause}) and goes on: {why}",
+                    At(provider)
+                )
+            }
+            Self::NetworkIsolated { network, provider } => write!(
+                f,
+                "several sources of {network} were isolated at {} within an hour: all of it is, and its mail there is \
+                 refused and not moved. Find out why before you resume any",
+                At(provider)
+            ),
             Self::Exhausted { stream, family } => {
                 write!(f, "{stream} {family}: no source of its pool is eligible")
             }
@@ -288,6 +350,33 @@ impl fmt::Display for EventKind {
                 write!(f, "the new config has {errors} errors and was refused; the old one stays")
             }
         }
+    }
+}
+
+fn verdict(f: &mut fmt::Formatter<'_>, to: &State) -> fmt::Result {
+    match to {
+        State::Healthy => Ok(()),
+        State::Suspect { cause } => write!(f, " ({cause})"),
+        State::Isolated { cause, until } => write!(f, " until {until:.0} at least: {cause}"),
+        State::Probation { .. } => {
+            write!(
+                f,
+                ", {}",
+                to.step().map_or_else(
+                    || "probes first".to_owned(),
+                    |share| format!("{} of its share", Percent(share.into()))
+                )
+            )
+        }
+    }
+}
+
+/// A provider, as people read it.
+struct At<'a>(&'a str);
+
+impl fmt::Display for At<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(if self.0 == EVERYWHERE { "every provider" } else { self.0 })
     }
 }
 

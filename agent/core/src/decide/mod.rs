@@ -6,12 +6,14 @@
 mod desired;
 mod event;
 mod explain;
+mod flaps;
 mod flips;
 mod ids;
 mod operator;
 mod reason;
 mod slots;
 mod sources;
+mod traffic;
 mod uplinks;
 mod world;
 
@@ -23,5 +25,9 @@ pub use ids::Ids;
 pub use operator::{Bypass, Command, Hold, OperatorError, Suspension};
 pub use reason::Reason;
 pub use slots::{MAX_SLOTS, slot_count};
+pub use traffic::{
+    Beliefs, EVERYWHERE, Evidence, Failure, Finding, Outcome, Rails, Share, Siblings, State, Verdict,
+    WantedProbe, Withheld, judge,
+};
 pub use uplinks::default_route;
 pub use world::{Observation, World};

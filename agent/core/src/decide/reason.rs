@@ -2,7 +2,10 @@
 
 use std::fmt;
 
+use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
+
+use super::traffic::{EVERYWHERE, Failure};
 
 /// Why a source holds no slot.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
@@ -36,8 +39,22 @@ pub enum Reason {
     },
     /// Its weight is 0.
     WeightZero,
-    /// It is a spare, and a primary source is eligible.
+    /// It is a spare, and enough primary sources are eligible.
     Spare,
+    /// It was lost and came back several times: its way back is held.
+    Flapping {
+        /// Until when.
+        until: Timestamp,
+    },
+    /// Isolated at a provider, by what its traffic met.
+    Isolated {
+        /// The provider; `*` for every one.
+        provider: String,
+        /// What it met.
+        cause: Failure,
+        /// Until when at least; `None`: on its way back, and probes are to tell first.
+        until: Option<Timestamp>,
+    },
 }
 
 impl Reason {
@@ -54,6 +71,8 @@ impl Reason {
             Self::Suspended { .. } => "suspended",
             Self::WeightZero => "weight-zero",
             Self::Spare => "spare",
+            Self::Flapping { .. } => "flapping",
+            Self::Isolated { .. } => "isolated",
         }
     }
 }
@@ -69,7 +88,16 @@ impl fmt::Display for Reason {
             Self::NoRoute { uplink } => write!(f, "uplink {uplink} has no way onward for its family"),
             Self::Suspended { why } => write!(f, "suspended by the operator: {why}"),
             Self::WeightZero => f.write_str("its weight is 0"),
-            Self::Spare => f.write_str("a spare, and a primary source is eligible"),
+            Self::Spare => f.write_str("a spare, and enough primary sources are eligible"),
+            Self::Flapping { until } => write!(f, "lost and back several times: held until {until:.0}"),
+            Self::Isolated { provider, cause, until } => {
+                let at = if provider == EVERYWHERE { "everywhere" } else { provider };
+                write!(f, "isolated at {at}: {cause}")?;
+                match until {
+                    Some(until) => write!(f, "; until {until:.0} at least"),
+                    None => f.write_str("; probes are to tell whether it may come back"),
+                }
+            }
         }
     }
 }

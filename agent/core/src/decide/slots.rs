@@ -9,6 +9,8 @@
 use std::cmp::{Ordering, Reverse};
 use std::collections::BinaryHeap;
 
+use ipnet::IpNet;
+
 /// Most slots that a lane may have for one family. The kernel draws from any number equally fast; what grows is
 /// the time to load them (measured: 262,144 elements in 1.2 s).
 pub const MAX_SLOTS: u32 = 4096;
@@ -42,17 +44,119 @@ pub(super) fn slot_count_of_tiers(primary: &[u32], spare: &[u32]) -> u32 {
     u32::try_from(both).ok().filter(|&both| both <= MAX_SLOTS).unwrap_or(first)
 }
 
-/// Who holds which of `count` slots: an index into `weights` each. `eligible` says who may hold any; `None` where
-/// nobody may.
-pub(super) fn share_out(count: u32, weights: &[u32], eligible: &[bool]) -> Option<Vec<usize>> {
-    let of_eligible = |index: usize| if eligible[index] { weights[index] } else { 0 };
-    let survivors: Vec<u32> = (0..weights.len()).map(of_eligible).collect();
-    if survivors.iter().all(|&weight| weight == 0) {
+/// One of those among whom a lane's slots are shared out.
+#[derive(Clone, Debug)]
+pub(super) struct Member {
+    /// Its weight, by which slots are its own.
+    pub(super) weight: u32,
+    /// Its weight among those who take what others lost; 0: takes none.
+    pub(super) heir: u32,
+    /// How many of its own slots it holds, in thousandths.
+    pub(super) keeps: u16,
+    /// What becomes of the others.
+    pub(super) rest: Rest,
+    /// The network that receivers take it for.
+    pub(super) network: IpNet,
+}
+
+/// What becomes of slots that their owner does not hold.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Rest {
+    /// They move: a fact, or the operator's word.
+    Moves,
+    /// They move because of a belief: to other networks first, and to nobody more than the surge limit.
+    Surges,
+    /// They are refused.
+    Refused,
+}
+
+/// Who holds a slot.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Holder {
+    /// This member.
+    Member(usize),
+    /// Nobody: it is refused.
+    Nobody,
+}
+
+/// Who holds which of `count` slots; `None` where nobody may hold any. `surge`: what a member holds at most when slots move
+/// because of a belief, in thousandths of its own.
+pub(super) fn share_out(count: u32, members: &[Member], surge: u32) -> Option<Vec<Holder>> {
+    if members.iter().all(|member| member.keeps == 0 && member.heir == 0) {
         return None;
     }
-    let mut heirs = Rota::new(&survivors);
-    let heir = |holder: usize| if eligible[holder] { Some(holder) } else { heirs.next() };
-    Rota::new(weights).take(count as usize).map(heir).collect()
+    let weights: Vec<u32> = members.iter().map(|member| member.weight).collect();
+    let owners = |count: u32| Rota::new(&weights).take(count as usize);
+    let mut own = vec![0_u32; members.len()];
+    owners(count).for_each(|owner| own[owner] += 1);
+    let mut hands = Hands::new(members, own, count, surge);
+    Some(owners(count).map(|owner| hands.deal(owner)).collect())
+}
+
+/// Slots, while they are dealt out.
+struct Hands<'a> {
+    members: &'a [Member],
+    /// How many are whose.
+    own: Vec<u32>,
+    /// How many of its own each was asked for.
+    asked: Vec<u32>,
+    /// How many more each may take because of beliefs, and how many it took.
+    room: Vec<u32>,
+    taken: Vec<u32>,
+    heirs: Rota,
+}
+
+impl<'a> Hands<'a> {
+    fn new(members: &'a [Member], own: Vec<u32>, count: u32, surge: u32) -> Self {
+        let heirs: Vec<u32> = members.iter().map(|member| member.heir).collect();
+        let all: u64 = heirs.iter().map(|&heir| u64::from(heir)).sum();
+        let room = |(member, &own): (&Member, &u32)| match member.heir {
+            0 => 0,
+            // A spare has nothing of its own: it may take its part of everything.
+            heir if own == 0 => u32::try_from(u64::from(count) * u64::from(heir) / all).unwrap_or(count),
+            _ => {
+                u32::try_from(u64::from(own) * u64::from(surge.saturating_sub(1000)) / 1000).unwrap_or(count)
+            }
+        };
+        let room = members.iter().zip(&own).map(room).collect();
+        let none = vec![0; members.len()];
+        Self { members, own, asked: none.clone(), room, taken: none, heirs: Rota::new(&heirs) }
+    }
+
+    /// Who holds the next slot of this owner.
+    fn deal(&mut self, owner: usize) -> Holder {
+        let (nth, all) = (u64::from(self.asked[owner]), u64::from(self.own[owner]));
+        self.asked[owner] += 1;
+        let member = &self.members[owner];
+        let kept = (all * u64::from(member.keeps)).div_ceil(1000);
+        // Evenly spread over its own.
+        if (nth + 1) * kept / all > nth * kept / all {
+            return Holder::Member(owner);
+        }
+        let heir = match member.rest {
+            Rest::Moves => self.heirs.next(),
+            Rest::Surges => self.surge(member.network),
+            Rest::Refused => None,
+        };
+        heir.map_or(Holder::Nobody, Holder::Member)
+    }
+
+    /// Who takes a slot because of a belief: who took least for its weight, in another network if there is one with room.
+    fn surge(&mut self, network: IpNet) -> Option<usize> {
+        let load = |&a: &usize, &b: &usize| {
+            let (here, there) = (u64::from(self.taken[a] + 1), u64::from(self.taken[b] + 1));
+            (here * u64::from(self.members[b].heir))
+                .cmp(&(there * u64::from(self.members[a].heir)))
+                .then(a.cmp(&b))
+        };
+        let open = |index: &usize| self.members[*index].heir > 0 && self.taken[*index] < self.room[*index];
+        let elsewhere = |index: &usize| self.members[*index].network != network;
+        let all = 0..self.members.len();
+        let heir = all.clone().filter(open).filter(elsewhere).min_by(load);
+        let heir = heir.or_else(|| all.filter(open).min_by(load))?;
+        self.taken[heir] += 1;
+        Some(heir)
+    }
 }
 
 const fn gcd(a: u32, b: u32) -> u32 {
@@ -108,16 +212,79 @@ mod tests {
 
     use super::*;
 
-    fn counts(slots: &[usize], sources: usize) -> Vec<u32> {
+    fn counts(slots: &[Holder], sources: usize) -> Vec<u32> {
         let mut counts = vec![0; sources];
-        slots.iter().for_each(|&index| counts[index] += 1);
+        for slot in slots {
+            if let Holder::Member(index) = slot {
+                counts[*index] += 1;
+            }
+        }
         counts
+    }
+
+    /// Each in a network of its own.
+    fn members(weights: &[u32], eligible: &[bool]) -> Vec<Member> {
+        let member = |(index, (&weight, &eligible)): (usize, (&u32, &bool))| Member {
+            weight,
+            heir: if eligible { weight } else { 0 },
+            keeps: if eligible { 1000 } else { 0 },
+            rest: Rest::Moves,
+            network: format!("192.0.{index}.0/24").parse().unwrap(),
+        };
+        weights.iter().zip(eligible).enumerate().map(member).collect()
+    }
+
+    fn share(count: u32, weights: &[u32], eligible: &[bool]) -> Option<Vec<Holder>> {
+        share_out(count, &members(weights, eligible), 1500)
+    }
+
+    fn isolate(members: &mut [Member], index: usize, keeps: u16) {
+        let member = &mut members[index];
+        (member.heir, member.keeps, member.rest) = (0, keeps, Rest::Surges);
+    }
+
+    #[test]
+    fn a_belief_moves_half_of_a_share_more_to_each_sibling_and_no_more() {
+        let mut two = members(&[1, 1], &[true, true]);
+        isolate(&mut two, 0, 0);
+        assert_eq!(counts(&share_out(60, &two, 1500).unwrap(), 2), [0, 45]);
+        let mut four = members(&[1; 4], &[true; 4]);
+        isolate(&mut four, 0, 0);
+        assert_eq!(counts(&share_out(60, &four, 1500).unwrap(), 4), [0, 20, 20, 20]);
+        isolate(&mut four, 1, 0);
+        assert_eq!(counts(&share_out(60, &four, 1500).unwrap(), 4), [0, 0, 22, 22]);
+    }
+
+    #[test]
+    fn a_belief_moves_to_another_network_first() {
+        let mut three = members(&[1; 3], &[true; 3]);
+        three[1].network = three[0].network;
+        isolate(&mut three, 0, 0);
+        assert_eq!(counts(&share_out(60, &three, 1500).unwrap(), 3), [0, 30, 30]);
+        assert_eq!(counts(&share_out(60, &three, 2000).unwrap(), 3), [0, 20, 40]);
+    }
+
+    #[test]
+    fn who_is_on_its_way_back_holds_a_little_of_its_own() {
+        let mut four = members(&[1; 4], &[true; 4]);
+        isolate(&mut four, 2, 100);
+        assert_eq!(counts(&share_out(400, &four, 1500).unwrap(), 4), [130, 130, 10, 130]);
+        isolate(&mut four, 2, 1);
+        assert_eq!(counts(&share_out(60, &four, 1500).unwrap(), 4)[2], 1, "one slot at least");
+    }
+
+    #[test]
+    fn what_may_not_move_is_refused() {
+        let mut two = members(&[1, 1], &[true, true]);
+        isolate(&mut two, 0, 0);
+        two[0].rest = Rest::Refused;
+        assert_eq!(counts(&share_out(60, &two, 1500).unwrap(), 2), [0, 30]);
     }
 
     #[test]
     fn weights_of_three_to_one_are_spread_and_not_in_blocks() {
-        let slots = share_out(8, &[3, 1], &[true, true]).unwrap();
-        assert_eq!(slots, [0, 0, 1, 0, 0, 0, 1, 0]);
+        let slots = share(8, &[3, 1], &[true, true]).unwrap();
+        assert_eq!(slots, [0, 0, 1, 0, 0, 0, 1, 0].map(Holder::Member));
     }
 
     #[test]
@@ -134,8 +301,8 @@ mod tests {
 
     #[test]
     fn nobody_eligible_means_no_slots() {
-        assert_eq!(share_out(60, &[1, 1], &[false, false]), None);
-        assert_eq!(share_out(60, &[0, 0], &[true, true]), None);
+        assert_eq!(share(60, &[1, 1], &[false, false]), None);
+        assert_eq!(share(60, &[0, 0], &[false, false]), None);
     }
 
     proptest! {
@@ -144,7 +311,7 @@ mod tests {
             prop_assume!(weights.iter().any(|&weight| weight > 0));
             let count = slot_count(&weights);
             let total: u32 = weights.iter().sum();
-            let slots = share_out(count, &weights, &vec![true; weights.len()]).unwrap();
+            let slots = share(count, &weights, &vec![true; weights.len()]).unwrap();
             for (index, held) in counts(&slots, weights.len()).into_iter().enumerate() {
                 prop_assert_eq!(u64::from(held) * u64::from(total), u64::from(count) * u64::from(weights[index]));
             }
@@ -158,9 +325,10 @@ mod tests {
             let eligible: Vec<bool> = (0..weights.len()).map(|index| !fallen[index]).collect();
             prop_assume!(eligible.contains(&true));
             let count = slot_count(&weights);
-            let before = share_out(count, &weights, &vec![true; weights.len()]).unwrap();
-            let after = share_out(count, &weights, &eligible).unwrap();
+            let before = share(count, &weights, &vec![true; weights.len()]).unwrap();
+            let after = share(count, &weights, &eligible).unwrap();
             for (was, is) in before.iter().zip(&after) {
+                let (Holder::Member(was), Holder::Member(is)) = (was, is) else { panic!("a slot is nobody's") };
                 prop_assert!(eligible[*is]);
                 prop_assert!(!eligible[*was] || was == is);
             }
@@ -169,8 +337,8 @@ mod tests {
         #[test]
         fn any_run_is_even_for_two(weights in (1_u32..9, 1_u32..9), run in 1_usize..200) {
             let weights = [weights.0, weights.1];
-            let slots = share_out(slot_count(&weights), &weights, &[true, true]).unwrap();
-            let held = slots.iter().cycle().take(run).filter(|&&index| index == 0).count();
+            let slots = share(slot_count(&weights), &weights, &[true, true]).unwrap();
+            let held = slots.iter().cycle().take(run).filter(|&&holder| holder == Holder::Member(0)).count();
             let total = f64::from(weights[0] + weights[1]);
             let expected = f64::from(u32::try_from(run).unwrap()) * f64::from(weights[0]) / total;
             prop_assert!((f64::from(u32::try_from(held).unwrap()) - expected).abs() <= 1.0);

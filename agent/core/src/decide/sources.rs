@@ -7,8 +7,19 @@ use super::{Reason, uplinks};
 use crate::config::PoolSource;
 use crate::model::{AddressState, Family, Host, UplinkId, UplinkPlan};
 
-/// The uplink that a source leaves by, or why it cannot serve.
+/// The uplink that a source leaves by, or why it cannot serve; a source that flaps cannot either.
 pub(super) fn standing(
+    world: &World,
+    host: &Host,
+    ways: &[UplinkPlan],
+    source: &PoolSource,
+) -> Result<UplinkId, Reason> {
+    let uplink = by_facts(world, host, ways, source)?;
+    world.flaps.holds(source.local).map_or(Ok(uplink), Err)
+}
+
+/// The same by what is now, whatever was before.
+pub(super) fn by_facts(
     world: &World,
     host: &Host,
     ways: &[UplinkPlan],

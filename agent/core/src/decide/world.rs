@@ -8,12 +8,14 @@ use std::net::IpAddr;
 
 use jiff::{SignedDuration, Timestamp};
 
+use super::flaps::Flaps;
 use super::operator::Operator;
+use super::traffic::{Beliefs, Rails, Traffic, Verdict, WantedProbe};
 use super::{
     Bypass, Command, Event, EventKind, Hold, Ids, OperatorError, Reason, Suspension, sources, uplinks,
 };
 use crate::config::{Config, Ebpf, Plumbing, PoolSource};
-use crate::model::{Host, LaneId, SourceId};
+use crate::model::{Host, LaneId, Signal, SourceId};
 
 /// The only provider while providers are not told apart.
 pub(super) const OTHER: &str = "other";
@@ -43,6 +45,15 @@ pub enum Observation {
         /// By how much.
         by: SignedDuration,
     },
+    /// What connections met, in the order in which it was seen.
+    Traffic(Vec<Signal>),
+    /// A probe that was wanted is being made.
+    Probing {
+        /// From which source: its address on this host.
+        source: IpAddr,
+        /// At which provider.
+        provider: String,
+    },
     /// Time has passed.
     Tick,
 }
@@ -55,6 +66,8 @@ pub struct World {
     pub(super) guard: bool,
     pub(super) host: Option<Host>,
     pub(super) operator: Operator,
+    pub(super) traffic: Traffic,
+    pub(super) flaps: Flaps,
     pub(super) ids: Ids,
     /// Since when a wanted address has been on its way.
     pub(super) awaited: BTreeMap<IpAddr, Timestamp>,
@@ -72,6 +85,8 @@ impl World {
             config,
             host: None,
             operator: Operator::default(),
+            traffic: Traffic::default(),
+            flaps: Flaps::default(),
             ids: Ids::default(),
             awaited: BTreeMap::new(),
             served: BTreeSet::new(),
@@ -85,6 +100,10 @@ impl World {
     pub fn apply(&mut self, observation: Observation, now: Timestamp) -> Vec<Event> {
         if let Observation::ClockJumped { by } = observation {
             self.follow_clock(by);
+        }
+        // It comes many times a second, and touches nothing that standings rest on.
+        if let Observation::Traffic(signals) = observation {
+            return stamped(self.traffic.take(&signals, &self.config, now), now);
         }
         let mut kinds = self.operator.expire(now, &self.names());
         match observation {
@@ -105,7 +124,8 @@ impl World {
             Observation::Restored { sources, lanes } => self.ids.restore(&sources, &lanes, now),
             Observation::ClockJumped { by } => kinds.push(EventKind::ClockJumped { by }),
             Observation::NoGuard => self.guard = false,
-            Observation::Tick => {}
+            Observation::Probing { source, provider } => self.traffic.probing(source, &provider, now),
+            Observation::Tick | Observation::Traffic(_) => {}
         }
         self.settle(now, &mut kinds);
         stamped(kinds, now)
@@ -114,6 +134,8 @@ impl World {
     /// Every time that is waited for lies as far ahead by the new clock as it did by the old one.
     fn follow_clock(&mut self, by: SignedDuration) {
         self.operator.follow_clock(by);
+        self.traffic.follow_clock(by);
+        self.flaps.follow_clock(by);
         self.ids.follow_clock(by);
         self.awaited.values_mut().for_each(|since| *since = moved(*since, by));
     }
@@ -143,9 +165,12 @@ impl World {
             Command::Resume { source, reason } => {
                 let (name, address) = self.find_source(&source)?;
                 let removed = self.operator.suspended.remove(&address);
-                removed.ok_or_else(|| OperatorError::NotSuspended { source_name: name.clone() })?;
                 let locals: Vec<IpAddr> =
                     self.pool_sources().filter(|source| source.public == address).map(|s| s.local).collect();
+                let released = locals.iter().filter(|local| self.traffic.release(**local)).count();
+                if removed.is_none() && released == 0 {
+                    return Err(OperatorError::NotSuspended { source_name: name });
+                }
                 if let Some(hold) = &mut self.operator.hold {
                     hold.serving.extend(locals);
                 }
@@ -210,17 +235,25 @@ impl World {
     /// Brings what follows from the observations up to date.
     fn settle(&mut self, now: Timestamp, kinds: &mut Vec<EventKind>) {
         self.assign_ids(now);
+        kinds.extend(self.traffic.pass_time(&self.config, now));
         let Some(host) = self.host.clone() else { return };
         let ways = uplinks::plans(&self.config, &host, &self.ids);
-        let mut standings = BTreeMap::new();
+        let (mut standings, mut flaps) = (BTreeMap::new(), std::mem::take(&mut self.flaps));
         for source in self.pool_sources() {
-            let standing = sources::standing(self, &host, &ways, source).err();
             let before = self.standings.get(&source.local);
+            let lost = sources::by_facts(self, &host, &ways, source).err();
+            // The operator's own doing is no flap.
+            if !matches!(lost, Some(Reason::Suspended { .. } | Reason::WeightZero)) {
+                flaps.look(source.local, before.is_some_and(Option::is_none), lost.is_none(), now);
+            }
+            let standing = lost.or_else(|| flaps.holds(source.local));
             if before != Some(&standing) && !standings.contains_key(&source.local) {
                 kinds.extend(standing_event(source, before, standing.as_ref()));
             }
             standings.insert(source.local, standing);
         }
+        flaps.retain(|local| standings.contains_key(&local));
+        self.flaps = flaps;
         self.await_addresses(&standings, now);
         self.standings = standings;
     }
@@ -240,7 +273,14 @@ impl World {
             Some(Reason::NoInterface { .. } | Reason::LinkDown { .. } | Reason::NoRoute { .. }) => {
                 !served.contains(address)
             }
-            Some(Reason::DadFailed | Reason::Suspended { .. } | Reason::WeightZero | Reason::Spare)
+            Some(
+                Reason::DadFailed
+                | Reason::Suspended { .. }
+                | Reason::WeightZero
+                | Reason::Spare
+                | Reason::Flapping { .. }
+                | Reason::Isolated { .. },
+            )
             | None => false,
         };
         self.awaited.retain(|address, _| {
@@ -326,6 +366,37 @@ impl World {
     #[must_use]
     pub const fn hold(&self) -> Option<&Hold> {
         self.operator.hold.as_ref()
+    }
+
+    /// What is believed of sources at providers, where it is not that all is well.
+    pub fn verdicts(&self) -> impl Iterator<Item = (IpAddr, &str, &Verdict)> + '_ {
+        self.traffic
+            .verdicts()
+            .iter()
+            .map(|((source, provider), verdict)| (*source, provider.as_str(), verdict))
+    }
+
+    /// The guard rails of beliefs.
+    #[must_use]
+    pub const fn rails(&self) -> &Rails {
+        self.traffic.rails()
+    }
+
+    /// Probes that should be made.
+    #[must_use]
+    pub fn probes(&self, now: Timestamp) -> Vec<WantedProbe> {
+        self.traffic.probes(now)
+    }
+
+    /// What is to be kept of beliefs over a restart.
+    #[must_use]
+    pub fn beliefs(&self) -> Beliefs {
+        self.traffic.beliefs()
+    }
+
+    /// Takes over what an earlier agent of this host believed.
+    pub fn restore_beliefs(&mut self, beliefs: Beliefs) {
+        self.traffic.restore(beliefs);
     }
 
     /// Takes over what the operator said, as an earlier agent of this host kept it.

@@ -210,11 +210,16 @@ pub enum RefuseReason {
     NoIpv4Source,
     /// The pool has no IPv6 source.
     NoIpv6Source,
+    /// The share of a source that failed, of which its siblings may take no more.
+    Surge,
+    /// The stream is stopped at this provider: its flips of the day are used up.
+    Stopped,
 }
 
 impl RefuseReason {
     /// Every reason.
-    pub const ALL: [Self; 3] = [Self::Exhausted, Self::NoIpv4Source, Self::NoIpv6Source];
+    pub const ALL: [Self; 5] =
+        [Self::Exhausted, Self::NoIpv4Source, Self::NoIpv6Source, Self::Surge, Self::Stopped];
 
     /// The word for it in metrics, counters and answers.
     #[must_use]
@@ -223,6 +228,8 @@ impl RefuseReason {
             Self::Exhausted => "exhausted",
             Self::NoIpv4Source => "no_ipv4_source",
             Self::NoIpv6Source => "no_ipv6_source",
+            Self::Surge => "surge",
+            Self::Stopped => "stopped",
         }
     }
 }

@@ -7,6 +7,7 @@ use mailsteer_core::decide::{self, Decision, Event, EventKind};
 use mailsteer_core::plan::Action;
 
 use super::super::shared::Published;
+use super::super::signals::Known;
 use super::super::status;
 use super::Reconciler;
 use crate::act::Carried;
@@ -67,6 +68,7 @@ impl Reconciler {
             guard_error: self.no_guard().map(str::to_owned),
         };
         self.shared.publish(Published {
+            known: Known::of(&self.world),
             world: self.world.clone(),
             decision: self.decision.clone(),
             pending: self.pending.clone(),

@@ -12,6 +12,7 @@ mod matches;
 mod names;
 mod overlap;
 mod pools;
+mod safety;
 mod streams;
 mod uplinks;
 
@@ -60,6 +61,7 @@ pub(super) fn check(
     let metrics = general::metrics(raw, problems);
     let control = control::access(raw, view, problems);
     let retention = general::retention(raw, problems);
+    let safety = safety::safety(raw, problems);
     let ebpf = ebpf(raw);
     if ebpf == Ebpf::Off {
         cgroups_take_ebpf(raw, problems);
@@ -79,6 +81,7 @@ pub(super) fn check(
         metrics,
         control,
         retention,
+        safety,
         uplinks: uplinks.into_iter().map(|one| one.uplink).collect(),
         pools: pools.into_iter().map(finished).collect(),
         streams: streams
@@ -96,7 +99,8 @@ pub(super) fn check(
 fn finished(pool: pools::CheckedPool) -> (String, Pool) {
     let sources = pool.sources.into_iter().map(|one| one.source).collect();
     let name = pool.name.value;
-    (name.clone(), Pool { name, ehlo: pool.ehlo, balance: pool.balance, sources })
+    let (ehlo, balance, min_healthy) = (pool.ehlo, pool.balance, pool.min_healthy);
+    (name.clone(), Pool { name, ehlo, balance, sources, min_healthy })
 }
 
 fn plumbing(raw: &RawConfig) -> Plumbing {

@@ -39,6 +39,8 @@ pub(super) struct CheckedPool {
     pub(super) balance: Balance,
     /// Its sources, primary ones first.
     pub(super) sources: Vec<CheckedSource>,
+    /// With fewer eligible primary sources the spare ones take over.
+    pub(super) min_healthy: u32,
 }
 
 /// Every pool of the file.
@@ -72,7 +74,28 @@ fn pool(name: &At<String>, raw: &RawPool, problems: &mut Vec<Problem>) -> Checke
         name: name.clone(),
         ehlo: raw.ehlo.as_ref().map(|ehlo| ehlo.value.clone()),
         balance: raw.balance.as_ref().map(|word| word.value.0).unwrap_or_default(),
+        min_healthy: min_healthy(raw, &sources, problems),
         sources,
+    }
+}
+
+/// At most all of them: with more the spare ones would serve for ever.
+fn min_healthy(raw: &RawPool, sources: &[CheckedSource], problems: &mut Vec<Problem>) -> u32 {
+    let Some(written) = &raw.min_healthy else { return 1 };
+    let primary = sources.iter().filter(|one| one.source.tier == Tier::Primary).count();
+    match u32::try_from(written.value) {
+        Ok(least) if (1..=primary.max(1)).contains(&(least as usize)) => least,
+        _ => {
+            problems.push(
+                Problem::error(
+                    code::MIN_HEALTHY_INVALID,
+                    format!("{} of {primary} addresses cannot be healthy at least", written.value),
+                )
+                .at(&written.span, format!("1 to {}", primary.max(1)))
+                .help("With fewer eligible addresses than this the spare ones take over: write how many the pool needs to carry its mail."),
+            );
+            1
+        }
     }
 }
 

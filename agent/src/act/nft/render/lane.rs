@@ -190,7 +190,7 @@ fn is_prohibited(lane: &Lane, family: Family) -> bool {
 /// Slots that refuse.
 fn refusals(lane: &Lane) -> Vec<Line> {
     let applies = |reason, family| match reason {
-        RefuseReason::Exhausted => true,
+        RefuseReason::Exhausted | RefuseReason::Surge | RefuseReason::Stopped => true,
         RefuseReason::NoIpv4Source => family == Family::V4,
         RefuseReason::NoIpv6Source => family == Family::V6,
     };

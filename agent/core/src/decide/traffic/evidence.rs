@@ -1,0 +1,276 @@
+//! Whose fault it is, from what was seen: a pure function of the evidence, so that a stored verdict can be judged again.
+//!
+//! Owns: the test. Must not: keep state, or know what follows from a finding.
+//!
+//! **The test.** Outcomes of one source at one provider are added up in the order in which they were seen, as a sequential
+//! likelihood-ratio test that starts again at zero (CUSUM; Page 1954): a failure weighs `ln(p1 / p0)`, a success
+//! `ln((1 - p1) / (1 - p0))`, and the sum never falls below zero. `p0` = 1 %: of a working source's connections to receivers that
+//! live, so many fail at most; with 5 % of all packets lost, two SYNs in a row get no answer in 0.5 % of cases. `p1` = 50 %. The sum that
+//! isolates is 11.5 = ln(100,000): three failures one after the other, or more among successes.
+//!
+//! **What counts.** Each receiver once in the window, so that one dead receiver comes to nothing. Silence of a receiver of which
+//! nobody had an answer in the last ten minutes is no evidence, for many addresses that mail is sent to are dead. A receiver
+//! that failed a sibling as well, and none succeeded there since, is at fault itself.
+//!
+//! **Against whom.** A sum that is reached counts only if siblings did well at the same provider since the first of the failures
+//! began: three connections at least, and more than failed. So a dead provider, a dead uplink of the whole host or a
+//! resolver that is away isolate nobody. A source without siblings there is isolated by the receivers' own words alone: a
+//! refusal, or a greeting of 4xx or 5xx.
+//!
+//! How often that is wrong is measured by the simulation (`tests/simulation`): see its `false_alarms`.
+
+use std::collections::BTreeSet;
+use std::net::IpAddr;
+
+use jiff::{SignedDuration, Timestamp};
+use serde::{Deserialize, Serialize};
+
+/// What a failure adds: `ln(0.5 / 0.01)`.
+const FAILURE: f64 = 3.912;
+/// What a success takes away: `ln(0.99 / 0.5)`.
+const SUCCESS: f64 = 0.683;
+/// The sum that isolates: ln(100,000).
+pub(super) const ISOLATES: f64 = 11.5;
+/// The sum that makes suspect: two failures.
+const SUSPECT: f64 = 7.5;
+/// So many of the siblings' connections have to have done well.
+const SIBLINGS: u32 = 3;
+/// A SYN is silent 1.3 s after it left: the second one leaves after 1 s and has 300 ms; and some for scheduling.
+const SILENCE: SignedDuration = SignedDuration::from_millis(1_500);
+
+/// How a connection failed.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", tag = "failure")]
+pub enum Failure {
+    /// Two SYNs got no answer.
+    Silent,
+    /// The SYN was answered by a reset.
+    Refused,
+    /// The SYN was answered by an ICMP error.
+    Unreachable,
+    /// A reset ended it before any greeting.
+    Reset,
+    /// The greeting was 4xx or 5xx.
+    Greeted {
+        /// Its code.
+        code: u16,
+        /// How its text begins.
+        text: String,
+    },
+}
+
+impl Failure {
+    /// Whether the receiver itself said no: not our reading of what did not come.
+    #[must_use]
+    pub const fn is_explicit(&self) -> bool {
+        matches!(self, Self::Refused | Self::Greeted { .. })
+    }
+
+    /// When its connection began at the latest, if it was seen to fail then.
+    pub(super) fn began(&self, seen: Timestamp) -> Timestamp {
+        let before = if *self == Self::Silent { SILENCE } else { SignedDuration::ZERO };
+        seen.checked_sub(before).unwrap_or(seen)
+    }
+
+    /// The word for it in metrics and answers.
+    #[must_use]
+    pub const fn name(&self) -> &'static str {
+        match self {
+            Self::Silent => "silent",
+            Self::Refused => "refused",
+            Self::Unreachable => "unreachable",
+            Self::Reset => "reset",
+            Self::Greeted { .. } => "greeting",
+        }
+    }
+}
+
+impl std::fmt::Display for Failure {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Silent => f.write_str("its connections get no answer"),
+            Self::Refused => f.write_str("its connections are refused"),
+            Self::Unreachable => f.write_str("routers say that receivers cannot be reached from it"),
+            Self::Reset => f.write_str("its connections are reset before any greeting"),
+            Self::Greeted { code, text } => write!(f, "receivers greet it with \"{code} {text}\""),
+        }
+    }
+}
+
+/// One connection's outcome, as evidence.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Outcome {
+    /// When it was seen.
+    pub at: Timestamp,
+    /// The receiver.
+    pub destination: IpAddr,
+    /// How it failed; `None`: it did well.
+    pub failure: Option<Failure>,
+    /// Whether the receiver is known to be well, so that a failure is not its own.
+    pub receiver_well: bool,
+}
+
+/// What the siblings met at the same provider since the failures began.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub struct Siblings {
+    /// Whether there are any that had traffic there at all.
+    pub any: bool,
+    /// Connections that did well.
+    pub well: u32,
+    /// Connections that failed.
+    pub failed: u32,
+}
+
+impl Siblings {
+    const fn do_well(self) -> bool {
+        self.well >= SIBLINGS && self.well > self.failed
+    }
+}
+
+/// All that a verdict rests on.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Evidence {
+    /// The source: its address on this host.
+    pub source: IpAddr,
+    /// The provider.
+    pub provider: String,
+    /// Its outcomes there in the window, oldest first.
+    pub outcomes: Vec<Outcome>,
+    /// Its siblings'.
+    pub siblings: Siblings,
+}
+
+/// What the evidence shows.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", tag = "finding")]
+pub enum Finding {
+    /// Nothing.
+    Well,
+    /// Something may be wrong.
+    Suspect {
+        /// The last failure.
+        cause: Failure,
+    },
+    /// The source is at fault.
+    Guilty {
+        /// The last failure.
+        cause: Failure,
+    },
+}
+
+/// Judges.
+#[must_use]
+pub fn judge(evidence: &Evidence) -> Finding {
+    let sum = add_up(&evidence.outcomes);
+    let Some(cause) = sum.cause.clone() else { return Finding::Well };
+    let proven = if evidence.siblings.any { evidence.siblings.do_well() } else { sum.explicit };
+    if sum.weight >= ISOLATES && proven {
+        Finding::Guilty { cause }
+    } else if sum.weight >= SUSPECT {
+        Finding::Suspect { cause }
+    } else {
+        Finding::Well
+    }
+}
+
+/// Outcomes, added up.
+pub(super) struct Sum {
+    weight: f64,
+    /// The last failure that counted.
+    cause: Option<Failure>,
+    /// Whether all that counted were the receivers' own words.
+    explicit: bool,
+    /// When the first that counted began.
+    pub(super) since: Option<Timestamp>,
+}
+
+pub(super) fn add_up(outcomes: &[Outcome]) -> Sum {
+    let nothing = || Sum { weight: 0.0, cause: None, explicit: true, since: None };
+    let (mut sum, mut counted) = (nothing(), BTreeSet::new());
+    for outcome in outcomes {
+        match &outcome.failure {
+            None => {
+                sum.weight -= SUCCESS;
+                if sum.weight <= 0.0 {
+                    (sum, counted) = (nothing(), BTreeSet::new());
+                }
+            }
+            Some(failure) if outcome.receiver_well && counted.insert(outcome.destination) => {
+                sum.weight += FAILURE;
+                sum.explicit &= failure.is_explicit();
+                sum.since.get_or_insert(failure.began(outcome.at));
+                sum.cause = Some(failure.clone());
+            }
+            Some(_) => {}
+        }
+    }
+    sum
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn at(second: i64) -> Timestamp {
+        Timestamp::from_second(1_800_000_000 + second).unwrap()
+    }
+
+    fn outcome(second: i64, receiver: u8, failure: Option<Failure>) -> Outcome {
+        let destination = IpAddr::from([198, 51, 100, receiver]);
+        Outcome { at: at(second), destination, failure, receiver_well: true }
+    }
+
+    fn evidence(outcomes: Vec<Outcome>, siblings: Siblings) -> Evidence {
+        Evidence { source: IpAddr::from([192, 0, 2, 1]), provider: "other".into(), outcomes, siblings }
+    }
+
+    const WELL: Siblings = Siblings { any: true, well: 3, failed: 1 };
+
+    fn silent(receivers: &[u8]) -> Vec<Outcome> {
+        receivers.iter().map(|&n| outcome(i64::from(n), n, Some(Failure::Silent))).collect()
+    }
+
+    #[test]
+    fn three_receivers_isolate_and_two_make_suspect() {
+        let finds = |outcomes| judge(&evidence(outcomes, WELL));
+        assert_eq!(finds(silent(&[1, 2, 3])), Finding::Guilty { cause: Failure::Silent });
+        assert_eq!(finds(silent(&[1, 2])), Finding::Suspect { cause: Failure::Silent });
+        assert_eq!(finds(silent(&[1])), Finding::Well);
+        assert_eq!(finds(silent(&[1, 1, 1, 1, 1])), Finding::Well, "one dead receiver");
+    }
+
+    #[test]
+    fn successes_speak_for_the_source() {
+        let mut outcomes = silent(&[1, 2]);
+        outcomes.extend((4..16).map(|n| outcome(4, n, None)));
+        outcomes.push(outcome(20, 20, Some(Failure::Silent)));
+        assert_eq!(judge(&evidence(outcomes, WELL)), Finding::Well);
+    }
+
+    #[test]
+    fn silence_takes_siblings_that_do_well_and_words_stand_alone() {
+        let refused =
+            |n: u8| outcome(i64::from(n), n, Some(Failure::Greeted { code: 554, text: "no".into() }));
+        let nobody = Siblings::default();
+        let all_fail = Siblings { any: true, well: 3, failed: 3 };
+        assert!(matches!(judge(&evidence(silent(&[1, 2, 3]), nobody)), Finding::Suspect { .. }));
+        assert!(matches!(judge(&evidence(silent(&[1, 2, 3]), all_fail)), Finding::Suspect { .. }));
+        let said = || vec![refused(1), refused(2), refused(3)];
+        assert!(matches!(judge(&evidence(said(), nobody)), Finding::Guilty { .. }));
+        assert!(matches!(judge(&evidence(said(), all_fail)), Finding::Suspect { .. }));
+    }
+
+    #[test]
+    fn a_receiver_that_is_at_fault_itself_counts_for_nothing() {
+        let mut outcomes = silent(&[1, 2, 3]);
+        outcomes[1].receiver_well = false;
+        assert!(matches!(judge(&evidence(outcomes, WELL)), Finding::Suspect { .. }));
+    }
+
+    #[test]
+    fn evidence_that_was_stored_is_judged_the_same() {
+        let evidence = evidence(silent(&[1, 2, 3]), WELL);
+        let text = serde_json::to_string(&evidence).unwrap();
+        assert_eq!(judge(&serde_json::from_str(&text).unwrap()), judge(&evidence));
+    }
+}

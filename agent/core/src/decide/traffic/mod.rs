@@ -1,0 +1,424 @@
+//! What traffic says of each source at each provider: beliefs, as against facts.
+//!
+//! Owns: verdicts and how signals change them. What was seen lies in `recent`, whose fault it is says `evidence`, the states are
+//! `verdict`'s, and what a belief may not do is in `rails`. Must not: touch slots; `desired` asks for the portion
+//! of its share that each source may hold.
+
+mod evidence;
+mod rails;
+mod recent;
+mod verdict;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+
+use jiff::{SignedDuration, Timestamp};
+use serde::{Deserialize, Serialize};
+
+pub use evidence::{Evidence, Failure, Finding, Outcome, Siblings, judge};
+pub use rails::{Rails, Share, Withheld};
+pub use verdict::{State, Verdict};
+
+pub(in crate::decide) use rails::network;
+
+use super::EventKind;
+use crate::config::Config;
+use crate::model::{Sign, Signal};
+use recent::{Pair, Recent};
+use verdict::WHOLE;
+
+/// In place of a provider's name: at every provider. No provider can be called so.
+pub const EVERYWHERE: &str = "*";
+/// A suspicion that nothing new feeds is looked at again after this: what it rests on is out of the window then.
+const DOUBT: SignedDuration = SignedDuration::from_secs(61);
+/// A source gets a probe as often as this at most: a connection without mail is what receivers hold against an address.
+const PROBE: SignedDuration = SignedDuration::from_secs(60);
+
+/// A probe that should be made.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub struct WantedProbe {
+    /// From which source: its address on this host.
+    pub source: IpAddr,
+    /// At which provider.
+    pub provider: String,
+    /// Whom to ask, the best first.
+    pub destinations: Vec<IpAddr>,
+    /// Not before.
+    pub not_before: Timestamp,
+}
+
+/// Beliefs that hold, as they are kept over a restart.
+#[derive(Clone, PartialEq, Debug, Default, Serialize, Deserialize)]
+pub struct Beliefs {
+    /// Source, provider and verdict.
+    pub verdicts: Vec<(IpAddr, String, Verdict)>,
+    /// The guard rails' memory.
+    pub rails: Rails,
+}
+
+/// What traffic says.
+#[derive(Clone, PartialEq, Debug, Default)]
+pub(super) struct Traffic {
+    recent: Recent,
+    verdicts: BTreeMap<Pair, Verdict>,
+    rails: Rails,
+    /// Beliefs that are not acted on, each said once.
+    withheld: BTreeMap<Pair, Withheld>,
+    probed: BTreeMap<Pair, Timestamp>,
+}
+
+impl Traffic {
+    /// Takes signals in, in the order in which they were seen.
+    pub(super) fn take(&mut self, signals: &[Signal], config: &Config, now: Timestamp) -> Vec<EventKind> {
+        let (mut events, mut doubted) = (Vec::new(), BTreeSet::new());
+        for signal in signals {
+            let pair = (signal.source, signal.provider.clone());
+            let failed = self.recent.take(signal);
+            self.note_way_back(signal, &pair, now, &mut events, config);
+            let suspected =
+                self.verdicts.get(&pair).is_some_and(|known| matches!(known.state, State::Suspect { .. }));
+            if failed || suspected {
+                doubted.insert(pair);
+            }
+        }
+        for pair in doubted {
+            self.weigh(&pair, config, now, &mut events);
+        }
+        events
+    }
+
+    /// What a signal means to a source that is on its way back, here or everywhere.
+    fn note_way_back(
+        &mut self,
+        signal: &Signal,
+        pair: &Pair,
+        now: Timestamp,
+        events: &mut Vec<EventKind>,
+        config: &Config,
+    ) {
+        let everywhere = (pair.0, EVERYWHERE.to_owned());
+        for pair in [pair, &everywhere] {
+            let Some(verdict) = self.verdicts.get_mut(pair) else { continue };
+            match &signal.sign {
+                Sign::Established | Sign::Greeted => verdict.did_well(),
+                Sign::ProbeGreeted => verdict.probed_well(now),
+                Sign::ProbeFailed { .. } if verdict.wants_probes() => {
+                    let Some(cause) = verdict.cause().cloned() else { continue };
+                    let evidence = self.recent.evidence(pair, now);
+                    self.isolate(pair, cause, evidence, config, now, events);
+                }
+                _ => {}
+            }
+        }
+    }
+
+    /// Judges a source at a provider anew.
+    fn weigh(&mut self, pair: &Pair, config: &Config, now: Timestamp, events: &mut Vec<EventKind>) {
+        let known = self.verdicts.get(pair);
+        if known.is_some_and(|verdict| matches!(verdict.state, State::Isolated { .. })) {
+            return;
+        }
+        let on_probation = known.is_some_and(Verdict::is_on_probation);
+        let evidence = self.recent.evidence(pair, now);
+        match judge(&evidence) {
+            Finding::Guilty { cause } => self.convict(pair, cause, evidence, config, now, events),
+            // Who is on the way back has less credit.
+            Finding::Suspect { cause } if on_probation => {
+                self.convict(pair, cause, evidence, config, now, events);
+            }
+            Finding::Suspect { cause } => self.suspect(pair, Some(cause), now),
+            Finding::Well => {
+                self.withheld.remove(pair);
+                self.suspect(pair, None, now);
+            }
+        }
+    }
+
+    fn suspect(&mut self, pair: &Pair, cause: Option<Failure>, now: Timestamp) {
+        match self.verdicts.get_mut(pair) {
+            Some(verdict) if verdict.is_on_probation() => {}
+            Some(verdict) => verdict.suspect(cause, now),
+            None if cause.is_some() => {
+                let mut verdict = Verdict::healthy(now);
+                verdict.suspect(cause, now);
+                self.verdicts.insert(pair.clone(), verdict);
+            }
+            None => {}
+        }
+    }
+
+    /// Guilty: isolates, unless a guard rail holds it.
+    fn convict(
+        &mut self,
+        pair: &Pair,
+        cause: Failure,
+        evidence: Evidence,
+        config: &Config,
+        now: Timestamp,
+        events: &mut Vec<EventKind>,
+    ) {
+        if !cause.is_explicit() {
+            let held = self.rails.brake(config, pair, now);
+            let held = held.or_else(|| self.rails.budget(config, pair.0, now));
+            if let Some(why) = held {
+                if why == Withheld::Brake && self.uplink_failed(pair, &evidence, config, now, events) {
+                    return;
+                }
+                return self.withhold(pair, cause, why, config, now, events);
+            }
+        }
+        self.isolate(pair, cause, evidence, config, now, events);
+        self.isolate_network(pair, config, now, events);
+    }
+
+    fn withhold(
+        &mut self,
+        pair: &Pair,
+        cause: Failure,
+        why: Withheld,
+        config: &Config,
+        now: Timestamp,
+        events: &mut Vec<EventKind>,
+    ) {
+        self.suspect(pair, Some(cause.clone()), now);
+        if self.withheld.insert(pair.clone(), why) != Some(why) {
+            let (source, address) = (name_of(config, pair.0), pair.0);
+            let provider = pair.1.clone();
+            events.push(EventKind::FlipWithheld { source, address, provider, cause, why });
+        }
+    }
+
+    fn isolate(
+        &mut self,
+        pair: &Pair,
+        cause: Failure,
+        evidence: Evidence,
+        config: &Config,
+        now: Timestamp,
+        events: &mut Vec<EventKind>,
+    ) {
+        let explicit = cause.is_explicit();
+        let verdict = self.verdicts.entry(pair.clone()).or_insert_with(|| Verdict::healthy(now));
+        let from = verdict.state.name().to_owned();
+        if !matches!(verdict.state, State::Probation { .. }) {
+            self.rails.isolated(config, pair, explicit, now);
+        }
+        verdict.isolate(cause, now);
+        let state = verdict.state.clone();
+        self.withheld.remove(pair);
+        self.recent.forget(pair);
+        events.push(changed(config, pair, from, state, Some(evidence)));
+    }
+
+    /// Several sources of one network have fallen at a provider: the rest of it goes too, and nothing of it is moved.
+    fn isolate_network(&mut self, pair: &Pair, config: &Config, now: Timestamp, events: &mut Vec<EventKind>) {
+        let rest = self.rails.fallen_together(config, pair, now);
+        let Some(cause) = self.verdicts.get(pair).and_then(Verdict::cause).cloned() else { return };
+        let serving: Vec<Pair> = rest
+            .into_iter()
+            .map(|local| (local, pair.1.clone()))
+            .filter(|other| self.verdicts.get(other).is_none_or(|known| known.portion() > 0))
+            .collect();
+        if serving.is_empty() {
+            return;
+        }
+        let whole = network(pair.0);
+        self.rails.leave(config, whole, &pair.1);
+        events.push(EventKind::NetworkIsolated { network: whole, provider: pair.1.clone() });
+        for other in serving {
+            let evidence = self.recent.evidence(&other, now);
+            let verdict = self.verdicts.entry(other.clone()).or_insert_with(|| Verdict::healthy(now));
+            let from = verdict.state.name().to_owned();
+            verdict.isolate(cause.clone(), now);
+            let state = verdict.state.clone();
+            events.push(changed(config, &other, from, state, Some(evidence)));
+        }
+    }
+
+    /// Whether all that left by the source's uplink came to nothing while another uplink did well: then its sources fall
+    /// together, at every provider. No brake holds that, for the pool's other uplink carries what is left.
+    fn uplink_failed(
+        &mut self,
+        pair: &Pair,
+        evidence: &Evidence,
+        config: &Config,
+        now: Timestamp,
+        events: &mut Vec<EventKind>,
+    ) -> bool {
+        let sources = || config.pools.values().flat_map(|pool| &pool.sources);
+        let Some(uplink) = sources().find(|one| one.local == pair.0).and_then(|one| one.uplink) else {
+            return false;
+        };
+        let of = |mine: bool| -> BTreeSet<IpAddr> {
+            let wanted = sources().filter(|one| (one.uplink == Some(uplink)) == mine);
+            wanted.map(|one| one.local).collect()
+        };
+        let (here, elsewhere) = (of(true), of(false));
+        let began = evidence::add_up(&evidence.outcomes).since.unwrap_or(now);
+        let (own, others) = (self.recent.met(&here, began), self.recent.met(&elsewhere, began));
+        if own.well > 0 || own.failed < 3 || others.well < 3 {
+            return false;
+        }
+        let Some(cause) = evidence.outcomes.iter().rev().find_map(|one| one.failure.clone()) else {
+            return false;
+        };
+        for local in here {
+            let pair = (local, EVERYWHERE.to_owned());
+            let verdict = self.verdicts.entry(pair.clone()).or_insert_with(|| Verdict::healthy(now));
+            if verdict.portion() > 0 {
+                let from = verdict.state.name().to_owned();
+                verdict.isolate(cause.clone(), now);
+                let state = verdict.state.clone();
+                events.push(changed(config, &pair, from, state, Some(evidence.clone())));
+            }
+        }
+        true
+    }
+
+    /// What time alone changes.
+    pub(super) fn pass_time(&mut self, config: &Config, now: Timestamp) -> Vec<EventKind> {
+        let mut events = Vec::new();
+        self.rails.pass_time(now);
+        let known: BTreeSet<IpAddr> =
+            config.pools.values().flat_map(|pool| &pool.sources).map(|one| one.local).collect();
+        self.recent.retain(|source| known.contains(&source));
+        let due: Vec<Pair> = self.verdicts.keys().cloned().collect();
+        for pair in due {
+            if !known.contains(&pair.0) {
+                continue;
+            }
+            let doubt = self.verdicts.get(&pair).is_some_and(|verdict| {
+                matches!(verdict.state, State::Suspect { .. }) && now.duration_since(verdict.since) >= DOUBT
+            });
+            if doubt {
+                self.weigh(&pair, config, now, &mut events);
+            }
+            let can_probe = !self.targets(&pair).is_empty();
+            let Some(verdict) = self.verdicts.get_mut(&pair) else { continue };
+            let from = verdict.state.clone();
+            verdict.pass_time(now, can_probe);
+            let to = verdict.state.clone();
+            if from != to && (from.name() != to.name() || to.name() == "probation") {
+                if from.name() == "isolated" {
+                    self.rails.released(&pair);
+                }
+                events.push(changed(config, &pair, from.name().to_owned(), to, None));
+            }
+        }
+        self.verdicts.retain(|_, verdict| verdict.state != State::Healthy || verdict.relapses > 0);
+        events
+    }
+
+    /// The operator lets a source serve again, wherever it is isolated; false where it is nowhere.
+    pub(super) fn release(&mut self, source: IpAddr) -> bool {
+        let isolated: Vec<Pair> = self
+            .verdicts
+            .iter()
+            .filter(|((local, _), verdict)| *local == source && verdict.cause().is_some())
+            .map(|(pair, _)| pair.clone())
+            .collect();
+        for pair in &isolated {
+            self.rails.released(pair);
+            self.verdicts.remove(pair);
+            self.recent.forget(pair);
+        }
+        !isolated.is_empty()
+    }
+
+    /// How much of its share a source may hold at a provider, in thousandths, and why not all.
+    pub(super) fn portion(&self, source: IpAddr, provider: &str) -> (u16, Option<&Verdict>) {
+        let verdict = |provider: &str| self.verdicts.get(&(source, provider.to_owned()));
+        let found = [verdict(provider), verdict(EVERYWHERE)].into_iter().flatten();
+        let least = found.min_by_key(|verdict| verdict.portion());
+        (least.map_or(WHOLE, Verdict::portion), least.filter(|verdict| verdict.portion() < WHOLE))
+    }
+
+    pub(super) const fn rails(&self) -> &Rails {
+        &self.rails
+    }
+
+    pub(super) const fn verdicts(&self) -> &BTreeMap<Pair, Verdict> {
+        &self.verdicts
+    }
+
+    fn targets(&self, pair: &Pair) -> Vec<IpAddr> {
+        if pair.1 == EVERYWHERE { self.recent.lately() } else { self.recent.receivers_of(&pair.1) }
+    }
+
+    /// Probes that should be made, for sources that are on their way back and get no mail yet.
+    pub(super) fn probes(&self, now: Timestamp) -> Vec<WantedProbe> {
+        let wanted = self.verdicts.iter().filter(|(_, verdict)| verdict.wants_probes());
+        wanted
+            .map(|(pair, _)| WantedProbe {
+                source: pair.0,
+                provider: pair.1.clone(),
+                destinations: self.targets(pair),
+                not_before: self.probed.get(pair).map_or(now, |at| {
+                    // Spread by the address, so that sources that fell together do not ask together.
+                    at.checked_add(PROBE + jitter(pair.0)).unwrap_or(now)
+                }),
+            })
+            .collect()
+    }
+
+    /// A probe was begun.
+    pub(super) fn probing(&mut self, source: IpAddr, provider: &str, now: Timestamp) {
+        self.probed.insert((source, provider.to_owned()), now);
+    }
+
+    pub(super) fn next_deadline(&self) -> Option<Timestamp> {
+        let verdicts = self.verdicts.values().filter_map(|verdict| match verdict.state {
+            State::Suspect { .. } => verdict.since.checked_add(DOUBT).ok(),
+            _ => verdict.next_deadline(),
+        });
+        verdicts.chain(self.rails.next_deadline()).min()
+    }
+
+    pub(super) fn follow_clock(&mut self, by: SignedDuration) {
+        self.recent.follow_clock(by);
+        self.rails.follow_clock(by);
+        self.verdicts.values_mut().for_each(|verdict| verdict.follow_clock(by));
+        self.probed.values_mut().for_each(|at| *at = super::world::moved(*at, by));
+    }
+
+    /// What is to be kept over a restart.
+    pub(super) fn beliefs(&self) -> Beliefs {
+        let kept =
+            self.verdicts.iter().filter(|(_, verdict)| !matches!(verdict.state, State::Suspect { .. }));
+        let entry =
+            |((source, provider), verdict): (&Pair, &Verdict)| (*source, provider.clone(), verdict.clone());
+        Beliefs { verdicts: kept.map(entry).collect(), rails: self.rails.clone() }
+    }
+
+    pub(super) fn restore(&mut self, beliefs: Beliefs) {
+        let entry = |(source, provider, verdict)| ((source, provider), verdict);
+        self.verdicts = beliefs.verdicts.into_iter().map(entry).collect();
+        self.rails = beliefs.rails;
+    }
+}
+
+/// Up to ten seconds, the same for the same address.
+fn jitter(address: IpAddr) -> SignedDuration {
+    let bytes = match address {
+        IpAddr::V4(address) => address.to_ipv6_mapped().octets(),
+        IpAddr::V6(address) => address.octets(),
+    };
+    let mixed = bytes.iter().fold(0_u32, |sum, byte| sum.wrapping_mul(31).wrapping_add(u32::from(*byte)));
+    SignedDuration::from_millis(i64::from(mixed % 10_000))
+}
+
+fn name_of(config: &Config, source: IpAddr) -> String {
+    let mut sources = config.pools.values().flat_map(|pool| &pool.sources);
+    sources.find(|one| one.local == source).map_or_else(|| source.to_string(), |one| one.name.clone())
+}
+
+fn changed(config: &Config, pair: &Pair, from: String, to: State, evidence: Option<Evidence>) -> EventKind {
+    EventKind::Verdict {
+        source: name_of(config, pair.0),
+        address: pair.0,
+        provider: pair.1.clone(),
+        from,
+        to,
+        evidence: evidence.map(Box::new),
+    }
+}

@@ -1,0 +1,243 @@
+//! What was seen lately: of each source at each provider, and of each receiver.
+//!
+//! Owns: the memory, which is bounded whatever comes, and turning it into evidence. Must not: judge.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::net::IpAddr;
+
+use jiff::{SignedDuration, Timestamp};
+
+use super::evidence::{self, Evidence, Failure, Outcome, Siblings};
+use crate::decide::world::moved;
+use crate::model::{Sign, Signal};
+
+/// How far back a source's outcomes count.
+const WINDOW: SignedDuration = SignedDuration::from_secs(60);
+/// Outcomes that are kept of a source at a provider: more than isolate it, in the order in which they came.
+const OUTCOMES: usize = 64;
+/// Results that are kept of a provider, whichever source's.
+const RESULTS: usize = 512;
+/// For how long an answer says that a receiver lives.
+const LIVES: SignedDuration = SignedDuration::from_mins(10);
+/// Receivers that are known at a time; the one that was heard of longest ago is forgotten for a new one.
+const RECEIVERS: usize = 8_192;
+/// Sources of which a receiver's last result is kept.
+const BY_SOURCE: usize = 16;
+
+/// A source at a provider.
+pub(super) type Pair = (IpAddr, String);
+
+/// One result of one source.
+#[derive(Clone, Copy, PartialEq, Debug)]
+struct Result {
+    at: Timestamp,
+    source: IpAddr,
+    /// When its connection began at the latest.
+    began: Timestamp,
+    well: bool,
+    /// The receiver.
+    receiver: IpAddr,
+}
+
+/// Receivers that a probe may try.
+const TARGETS: usize = 3;
+
+/// The first few, each once.
+fn first_of(receivers: impl Iterator<Item = IpAddr>) -> Vec<IpAddr> {
+    let mut found = Vec::new();
+    for receiver in receivers {
+        if !found.contains(&receiver) {
+            found.push(receiver);
+        }
+        if found.len() == TARGETS {
+            break;
+        }
+    }
+    found
+}
+
+/// What is remembered.
+#[derive(Clone, PartialEq, Debug, Default)]
+pub(super) struct Recent {
+    pairs: BTreeMap<Pair, VecDeque<(Timestamp, IpAddr, Option<Failure>)>>,
+    providers: BTreeMap<String, VecDeque<Result>>,
+    receivers: BTreeMap<IpAddr, VecDeque<Result>>,
+    /// Who was heard of when, to forget the oldest.
+    heard: BTreeMap<Timestamp, Vec<IpAddr>>,
+}
+
+/// What a signal says of its source, if anything.
+fn result(sign: &Sign) -> Option<Option<Failure>> {
+    match sign {
+        Sign::Established | Sign::Greeted | Sign::ProbeGreeted => Some(None),
+        Sign::Refused => Some(Some(Failure::Refused)),
+        Sign::Reset => Some(Some(Failure::Reset)),
+        Sign::Unreachable => Some(Some(Failure::Unreachable)),
+        Sign::Silent => Some(Some(Failure::Silent)),
+        Sign::Said { code, text, greeting: true } => {
+            Some(Some(Failure::Greeted { code: *code, text: text.clone() }))
+        }
+        // What follows a greeting may be about content, domain or recipient; of a probe its own account says more.
+        Sign::Said { greeting: false, .. } | Sign::ProbeFailed { .. } => None,
+    }
+}
+
+impl Recent {
+    /// Takes a signal in; true where it was a failure.
+    pub(super) fn take(&mut self, signal: &Signal) -> bool {
+        let Some(failure) = result(&signal.sign) else { return false };
+        let failed = failure.is_some();
+        // The handshake was good and what came then was not: the connection has one outcome.
+        let replaces = matches!(signal.sign, Sign::Said { .. } | Sign::Reset);
+        let outcomes = self.pairs.entry((signal.source, signal.provider.clone())).or_default();
+        if replaces {
+            take_back(outcomes, |(_, to, failure)| *to == signal.destination && failure.is_none());
+        }
+        push(outcomes, (signal.at, signal.destination, failure.clone()), OUTCOMES);
+        let began = failure.map_or(signal.at, |failure| failure.began(signal.at));
+        let result = Result {
+            at: signal.at,
+            source: signal.source,
+            began,
+            well: !failed,
+            receiver: signal.destination,
+        };
+        let results = self.providers.entry(signal.provider.clone()).or_default();
+        if replaces {
+            take_back(results, |one| one.source == signal.source && one.well);
+        }
+        push(results, result, RESULTS);
+        self.hear(signal.destination, result, replaces);
+        failed
+    }
+
+    fn hear(&mut self, receiver: IpAddr, result: Result, replaces: bool) {
+        let known = self.receivers.entry(receiver).or_default();
+        if let Some(last) = known.back().map(|last| last.at)
+            && let Some(then) = self.heard.get_mut(&last)
+        {
+            then.retain(|one| *one != receiver);
+            if then.is_empty() {
+                self.heard.remove(&last);
+            }
+        }
+        let same =
+            known.iter().position(|one| one.source == result.source && (one.well == result.well || replaces));
+        same.and_then(|place| known.remove(place));
+        push(known, result, BY_SOURCE);
+        self.heard.entry(result.at).or_default().push(receiver);
+        while self.receivers.len() > RECEIVERS {
+            let Some(mut oldest) = self.heard.first_entry() else { return };
+            let forgotten = oldest.get_mut().pop();
+            if oldest.get().is_empty() {
+                oldest.remove();
+            }
+            forgotten.and_then(|one| self.receivers.remove(&one));
+        }
+    }
+
+    /// The evidence against a source at a provider.
+    pub(super) fn evidence(&self, (source, provider): &Pair, now: Timestamp) -> Evidence {
+        let since = now.checked_sub(WINDOW).unwrap_or(now);
+        let seen = self.pairs.get(&(*source, provider.clone())).into_iter().flatten();
+        let outcomes: Vec<Outcome> = seen
+            .filter(|(at, ..)| *at >= since)
+            .map(|(at, destination, failure)| Outcome {
+                at: *at,
+                destination: *destination,
+                failure: failure.clone(),
+                receiver_well: failure
+                    .as_ref()
+                    .is_none_or(|failure| self.is_well(*destination, *source, failure, *at)),
+            })
+            .collect();
+        let began = evidence::add_up(&outcomes).since.unwrap_or(now);
+        let siblings = self.siblings(*source, provider, began, since);
+        Evidence { source: *source, provider: provider.clone(), outcomes, siblings }
+    }
+
+    /// Whether a receiver is well, so that a failure there is the source's: it answered lately, and no sibling failed there
+    /// without another doing well since. What a receiver says in its own words needs no proof that it lives.
+    fn is_well(&self, receiver: IpAddr, source: IpAddr, failure: &Failure, at: Timestamp) -> bool {
+        let Some(known) = self.receivers.get(&receiver) else { return failure.is_explicit() };
+        let lives_since = at.checked_sub(LIVES).unwrap_or(at);
+        let lives = known.iter().any(|one| one.well && one.at >= lives_since);
+        let began = failure.began(at);
+        let others = || known.iter().filter(|one| one.source != source && one.at >= began);
+        let blamed = others().any(|one| !one.well) && !others().any(|one| one.well && one.began >= began);
+        (lives || failure.is_explicit()) && !blamed
+    }
+
+    fn siblings(&self, source: IpAddr, provider: &str, began: Timestamp, since: Timestamp) -> Siblings {
+        let others = self.providers.get(provider).into_iter().flatten();
+        let mut siblings = Siblings::default();
+        for one in others.filter(|one| one.source != source) {
+            siblings.any |= one.at >= since;
+            if one.began >= began {
+                *(if one.well { &mut siblings.well } else { &mut siblings.failed }) += 1;
+            }
+        }
+        siblings
+    }
+
+    /// What sources met since a time, wherever they sent.
+    pub(super) fn met(&self, sources: &BTreeSet<IpAddr>, began: Timestamp) -> Siblings {
+        let mut met = Siblings::default();
+        let results = self.providers.values().flatten();
+        for one in results.filter(|one| sources.contains(&one.source) && one.began >= began) {
+            met.any = true;
+            *(if one.well { &mut met.well } else { &mut met.failed }) += 1;
+        }
+        met
+    }
+
+    /// Receivers at a provider that answered anybody, the last first.
+    pub(super) fn receivers_of(&self, provider: &str) -> Vec<IpAddr> {
+        let of_provider = self.providers.get(provider).into_iter().flatten().rev();
+        first_of(of_provider.filter(|one| one.well).map(|one| one.receiver))
+    }
+
+    /// Receivers anywhere that answered anybody, the last first.
+    pub(super) fn lately(&self) -> Vec<IpAddr> {
+        let well = self.providers.values().flat_map(|results| results.iter().rev().filter(|one| one.well));
+        let mut found: Vec<(Timestamp, IpAddr)> = well.map(|one| (one.at, one.receiver)).collect();
+        found.sort_unstable_by(|a, b| b.cmp(a));
+        first_of(found.into_iter().map(|(_, receiver)| receiver))
+    }
+
+    /// A source begins anew at a provider: what it met before is no evidence for what comes.
+    pub(super) fn forget(&mut self, pair: &Pair) {
+        self.pairs.remove(pair);
+    }
+
+    /// Forgets sources that are gone.
+    pub(super) fn retain(&mut self, is_source: impl Fn(IpAddr) -> bool) {
+        self.pairs.retain(|(source, _), _| is_source(*source));
+    }
+
+    /// All times are by a clock that was set.
+    pub(super) fn follow_clock(&mut self, by: SignedDuration) {
+        let shift = |at: &mut Timestamp| *at = moved(*at, by);
+        self.pairs.values_mut().flatten().for_each(|(at, ..)| shift(at));
+        for one in self.providers.values_mut().chain(self.receivers.values_mut()).flatten() {
+            shift(&mut one.at);
+            shift(&mut one.began);
+        }
+        let heard = std::mem::take(&mut self.heard);
+        self.heard = heard.into_iter().map(|(at, who)| (moved(at, by), who)).collect();
+    }
+}
+
+fn push<T>(list: &mut VecDeque<T>, one: T, most: usize) {
+    if list.len() >= most {
+        list.pop_front();
+    }
+    list.push_back(one);
+}
+
+/// Removes the last that fits.
+fn take_back<T>(list: &mut VecDeque<T>, fits: impl Fn(&T) -> bool) {
+    if let Some(place) = list.iter().rposition(fits) {
+        list.remove(place);
+    }
+}
