@@ -17,6 +17,7 @@ pub mod docker;
 pub mod earlier;
 pub mod endurance;
 pub mod exec;
+pub mod failover;
 pub mod host_state;
 pub mod lab;
 pub mod load;

@@ -82,6 +82,8 @@ pub struct Report {
     pub max_ms: f64,
     /// Connections by the address that `getsockname` tells.
     pub local: BTreeMap<IpAddr, u64>,
+    /// Those that got a banner, and took longer to connect than a first SYN that is answered: 900 ms.
+    pub late: u64,
     /// Seconds from the first start to the last.
     pub seconds: f64,
     /// Live: round trips done.
@@ -95,6 +97,7 @@ impl Report {
     pub fn add(&mut self, other: Self) {
         self.attempts += other.attempts;
         self.ok += other.ok;
+        self.late += other.late;
         self.round_trips += other.round_trips;
         other.failed.into_iter().for_each(|(error, n)| *self.failed.entry(error).or_default() += n);
         other.local.into_iter().for_each(|(address, n)| *self.local.entry(address).or_default() += n);

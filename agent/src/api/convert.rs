@@ -159,7 +159,7 @@ macro_rules! mirror_enum {
 
 mirror_enum!(Level { Ok, Attention, Broken });
 mirror_enum!(StreamMode { Observe, Canary, Enforce, Bypass });
-mirror_enum!(SourceState { Healthy, Suspended, Ineligible });
+mirror_enum!(SourceState { Healthy, Suspended, Ineligible, Suspect, Isolated, Probation });
 mirror_enum!(Outcome { Established, Refused, Unreachable, Unanswered, Local, Policy });
 mirror_enum!(Fate { Alone, Steered, Refused, Held });
 mirror_enum!(Tier { Primary, Spare });

@@ -129,7 +129,7 @@ macro_rules! filled_enums {
 filled_enums! {
     Level { Ok, Attention, Broken }
     StreamMode { Observe, Canary, Enforce, Bypass }
-    SourceState { Healthy, Suspended, Ineligible }
+    SourceState { Healthy, Suspended, Ineligible, Suspect, Isolated, Probation }
     Outcome { Established, Refused, Unreachable, Unanswered, Local, Policy }
     Fate { Alone, Steered, Refused, Held }
     Tier { Primary, Spare }

@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 use mailsteer_core::config::{Pool, PoolSource, Tier};
-use mailsteer_core::decide::{Reason, World};
+use mailsteer_core::decide::{Reason, State, World};
 use mailsteer_core::model::{Family, Lane, SlotTarget, Slots, Steering};
 
 use super::counts::Counts;
@@ -106,9 +106,9 @@ pub(super) fn pools(world: &World) -> Vec<PoolState> {
             let (eligible, total, suspended) = rows.entry(key).or_default();
             *total += 1;
             match state(world, source) {
-                SourceState::Healthy => *eligible += 1,
+                SourceState::Healthy | SourceState::Suspect | SourceState::Probation => *eligible += 1,
                 SourceState::Suspended => *suspended += 1,
-                SourceState::Ineligible => {}
+                SourceState::Ineligible | SourceState::Isolated => {}
             }
         }
     }
@@ -187,18 +187,34 @@ fn source_row(published: &Published, counts: &Counts, pool: &Pool, source: &Pool
         weight: source.weight,
         uplink: uplink(published, source),
         state: state(world, source),
-        reason: world.ineligible(source.local).map(ToString::to_string).unwrap_or_default(),
+        reason: reason(world, source),
         counters: counts.of_source(source.public),
     }
 }
 
 /// Whether a source may serve.
 pub(super) fn state(world: &World, source: &PoolSource) -> SourceState {
-    match world.ineligible(source.local) {
-        None => SourceState::Healthy,
-        Some(Reason::Suspended { .. }) => SourceState::Suspended,
-        Some(_) => SourceState::Ineligible,
+    match (world.ineligible(source.local), world.belief(source.local)) {
+        (Some(Reason::Suspended { .. }), _) => SourceState::Suspended,
+        (Some(_), _) => SourceState::Ineligible,
+        (None, None) => SourceState::Healthy,
+        (None, Some((_, verdict))) => match verdict.state {
+            State::Healthy => SourceState::Healthy,
+            State::Suspect { .. } => SourceState::Suspect,
+            State::Isolated { .. } => SourceState::Isolated,
+            State::Probation { .. } => SourceState::Probation,
+        },
     }
+}
+
+/// Why a source does not serve everywhere; empty where it does.
+fn reason(world: &World, source: &PoolSource) -> String {
+    if let Some(reason) = world.ineligible(source.local) {
+        return reason.to_string();
+    }
+    world
+        .belief(source.local)
+        .map_or_else(String::new, |(provider, verdict)| verdict.at(provider).to_string())
 }
 
 fn uplink(published: &Published, source: &PoolSource) -> Option<String> {

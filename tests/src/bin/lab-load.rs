@@ -17,6 +17,9 @@ use tokio::net::{TcpSocket, TcpStream};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 
+/// Longer than a first SYN that is answered takes, and shorter than the second one waits (RFC 6298: 1 s).
+const LATE: Duration = Duration::from_millis(900);
+
 /// What one connection sends and gets back, again and again.
 const PATTERN: &[u8; 64] = b"0123456789abcdefghijklmnopqrstuvwxyz-0123456789abcdefghijklmnop\n";
 const PACE: Duration = Duration::from_millis(50);
@@ -196,7 +199,10 @@ async fn collect(mut receiver: mpsc::UnboundedReceiver<Done>) -> Report {
     while let Some(done) = receiver.recv().await {
         report.attempts += 1;
         match done.error {
-            None => report.ok += 1,
+            None => {
+                report.ok += 1;
+                report.late += u64::from(done.connected.is_some_and(|took| took > LATE));
+            }
             Some(error) => *failed.entry(error).or_default() += 1,
         }
         times.extend(done.connected.map(|t| t.as_secs_f64() * 1000.0));

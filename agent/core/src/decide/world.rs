@@ -376,6 +376,13 @@ impl World {
             .map(|((source, provider), verdict)| (*source, provider.as_str(), verdict))
     }
 
+    /// The worst that is believed of a source, and where; `None` where all is well.
+    #[must_use]
+    pub fn belief(&self, local: IpAddr) -> Option<(&str, &Verdict)> {
+        let own = self.verdicts().filter(|(source, ..)| *source == local);
+        own.map(|(_, provider, verdict)| (provider, verdict)).min_by_key(|(_, verdict)| verdict.portion())
+    }
+
     /// The guard rails of beliefs.
     #[must_use]
     pub const fn rails(&self) -> &Rails {

@@ -20,11 +20,18 @@ pub enum SourceState {
     Suspended,
     /// A fact keeps it from serving.
     Ineligible,
+    /// It may, and something may be wrong with it.
+    Suspect,
+    /// It is isolated at a provider, or at every one.
+    Isolated,
+    /// It is on its way back from that.
+    Probation,
 }
 
 impl SourceState {
     /// Every state.
-    pub const ALL: [Self; 3] = [Self::Healthy, Self::Suspended, Self::Ineligible];
+    pub const ALL: [Self; 6] =
+        [Self::Healthy, Self::Suspended, Self::Ineligible, Self::Suspect, Self::Isolated, Self::Probation];
 
     /// The word for it in metrics and answers.
     #[must_use]
@@ -33,6 +40,9 @@ impl SourceState {
             Self::Healthy => "healthy",
             Self::Suspended => "suspended",
             Self::Ineligible => "ineligible",
+            Self::Suspect => "suspect",
+            Self::Isolated => "isolated",
+            Self::Probation => "probation",
         }
     }
 }

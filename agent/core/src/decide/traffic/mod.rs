@@ -317,8 +317,10 @@ impl Traffic {
             .filter(|((local, _), verdict)| *local == source && verdict.cause().is_some())
             .map(|(pair, _)| pair.clone())
             .collect();
+        if !isolated.is_empty() {
+            self.rails.forgive(source);
+        }
         for pair in &isolated {
-            self.rails.released(pair);
             self.verdicts.remove(pair);
             self.recent.forget(pair);
         }

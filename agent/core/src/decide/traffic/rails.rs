@@ -90,9 +90,10 @@ impl Rails {
     ) -> Option<Withheld> {
         let recently = |at: Timestamp| now.duration_since(at) < BRAKE;
         let was_taken = |address: IpAddr| {
-            self.taken
-                .iter()
-                .any(|(at, taken, there)| *taken == address && there == provider && recently(*at))
+            let taken = |(at, taken, there): &(Timestamp, IpAddr, String)| {
+                *taken == address && there == provider && recently(*at)
+            };
+            address != *source && self.taken.iter().any(taken)
         };
         let stopped = pools_of(config, *source).any(|pool| {
             let family = |one: &&crate::config::PoolSource| one.local.is_ipv4() == source.is_ipv4();
@@ -203,6 +204,14 @@ impl Rails {
     /// A source is no longer isolated at a provider.
     pub(super) fn released(&mut self, (source, provider): &Pair) {
         self.unmoved.retain(|(_, address, there)| (address, there) != (source, provider));
+    }
+
+    /// The operator lets a source serve again: what it did is not held against its siblings.
+    pub(super) fn forgive(&mut self, source: IpAddr) {
+        let others = |(_, address, _): &(Timestamp, IpAddr, String)| *address != source;
+        self.taken.retain(others);
+        self.fallen.retain(others);
+        self.unmoved.retain(|(_, address, _)| *address != source);
     }
 
     /// What becomes of an isolated source's share of a stream.

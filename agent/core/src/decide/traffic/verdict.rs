@@ -117,6 +117,12 @@ impl Verdict {
         }
     }
 
+    /// In words, with the provider that it is about.
+    #[must_use]
+    pub const fn at<'a>(&'a self, provider: &'a str) -> impl std::fmt::Display + 'a {
+        Told { verdict: self, provider }
+    }
+
     /// Why it was isolated, while it is or is on its way back.
     #[must_use]
     pub const fn cause(&self) -> Option<&Failure> {
@@ -218,6 +224,32 @@ impl Verdict {
             State::Isolated { until, .. } => *until = moved(*until, by),
             State::Probation { since, .. } => *since = moved(*since, by),
             State::Healthy | State::Suspect { .. } => {}
+        }
+    }
+}
+
+struct Told<'a> {
+    verdict: &'a Verdict,
+    provider: &'a str,
+}
+
+impl std::fmt::Display for Told<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let at = if self.provider == super::EVERYWHERE { "every provider" } else { self.provider };
+        match &self.verdict.state {
+            State::Healthy => Ok(()),
+            State::Suspect { cause } => write!(f, "suspect at {at}: {cause}"),
+            State::Isolated { cause, until } => {
+                write!(f, "isolated at {at} until {until:.0} at least: {cause}")
+            }
+            State::Probation { cause, .. } => {
+                write!(f, "on its way back at {at}, ")?;
+                match self.verdict.state.step() {
+                    None => f.write_str("probes first")?,
+                    Some(share) => write!(f, "{} % of its share", share / 10)?,
+                }
+                write!(f, "; isolated before: {cause}")
+            }
         }
     }
 }
