@@ -16,6 +16,6 @@ pub use load::{Checked, load};
 pub use problem::{CODES, Label, Problem, Severity};
 pub use schema::{reference, schema};
 pub use settings::{
-    Balance, Config, ControlAccess, Ebpf, HostView, Ipv6, Mode, OnExhausted, OwnTable, Plumbing, Pool,
-    PoolSource, Retention, Stream, Tier, Uplink,
+    Balance, Config, ControlAccess, Ebpf, HostView, Ipv6, Mode, OnExhausted, OnFlip, OwnTable, Plumbing,
+    Pool, PoolSource, Retention, Stream, Tier, Uplink,
 };

@@ -9,7 +9,7 @@ use toml::de::DeValue;
 
 use super::problem::Problem;
 use super::read::{At, FromToml, Keyed, Many, Word, Words, table, wrong_type};
-use super::settings::{Balance, Ebpf, Ipv6, OnExhausted, OwnTable, Plumbing};
+use super::settings::{Balance, Ebpf, Ipv6, OnExhausted, OnFlip, OwnTable, Plumbing};
 
 table! {
     /// The config of mailsteer. Without any config the agent observes: it counts, and changes nothing.
@@ -219,6 +219,11 @@ table! {
         /// let them pass unsteered.
         #[schemars(extend("default" = "refuse"))]
         ipv6: Word<Ipv6>,
+        /// Live connections of a source that has lost its last slot: let them finish, close those that the MTA keeps
+        /// for its next message, or cut them all at once. What is cut after the message was sent and before the
+        /// receiver's answer came is delivered twice.
+        #[schemars(extend("default" = "finish"))]
+        on_flip: Word<OnFlip>,
         /// This stream's own mode, in place of the file's.
         mode: RawMode,
     }
@@ -350,6 +355,11 @@ impl Words for Balance {
 
 impl Words for OnExhausted {
     const WORDS: &'static [(&'static str, Self)] = &[("refuse", Self::Refuse), ("pass", Self::Pass)];
+}
+
+impl Words for OnFlip {
+    const WORDS: &'static [(&'static str, Self)] =
+        &[("finish", Self::Finish), ("close-idle", Self::CloseIdle), ("cut", Self::Cut)];
 }
 
 impl Words for Ipv6 {

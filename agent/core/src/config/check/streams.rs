@@ -82,6 +82,7 @@ fn stream(
             mode: raw.mode.as_ref().map_or(mode, |own| general::mode(own, problems)),
             on_exhausted: raw.on_exhausted.as_ref().map(|word| word.value.0).unwrap_or_default(),
             ipv6: raw.ipv6.as_ref().map(|word| word.value.0).unwrap_or_default(),
+            on_flip: raw.on_flip.as_ref().map(|word| word.value.0).unwrap_or_default(),
         },
     }
 }
