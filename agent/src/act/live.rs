@@ -15,8 +15,9 @@
 //! take a minute there. [`IDLE`] is half the time that Postfix keeps a connection (`smtp_connection_cache_time_limit`,
 //! 2 s): found before it is used again, and a hundred times as long as an MTA thinks between two commands. Exim keeps
 //! none idle: it has the next message before it ends one. Of a forwarded connection only the last packet's time is
-//! known, not whose it was: [`FORWARDED_IDLE`] is longer than nearly every receiver takes, and without eBPF, which
-//! knows that time, such connections finish.
+//! known, not whose it was, and of a receiver that answers within one tick of the kernel's clock (4 ms, mostly) not whether
+//! it spoke last: [`UNSURE_IDLE`] is longer than nearly every receiver takes for an answer. Without eBPF, which knows that
+//! time, forwarded connections finish.
 
 use std::collections::{BTreeMap, HashMap};
 use std::net::{IpAddr, SocketAddr};
@@ -30,12 +31,12 @@ use mailsteer_ebpf::{Conn, FlowKey};
 
 use crate::bpf_maps;
 use crate::conntrack::{self, ConntrackError, Entry, Holders, Standing};
-use crate::sockdiag::{self, Closed, SockDiagError, TcpSocket};
+use crate::sockdiag::{self, Closed, SockDiagError, TcpSocket, Turn};
 
 /// For how long it has to be the MTA's turn.
 pub const IDLE: Duration = Duration::from_secs(1);
-/// For how long no packet may have gone either way in a forwarded connection.
-pub const FORWARDED_IDLE: Duration = Duration::from_secs(30);
+/// For how long nobody may have spoken where it is not known whose turn it is.
+pub const UNSURE_IDLE: Duration = Duration::from_secs(30);
 
 /// Why live connections could not be ended.
 #[derive(Debug, thiserror::Error)]
@@ -110,7 +111,7 @@ fn end(ports: &[u16], left: &[(OnFlip, Entry)], pins: Option<&Path>) -> Result<E
             (OnFlip::CloseIdle, None) => conns
                 .as_ref()
                 .and_then(|conns| conns.silence(entry))
-                .map(|silent| FORWARDED_IDLE.saturating_sub(silent)),
+                .map(|silent| UNSURE_IDLE.saturating_sub(silent)),
         };
         match (waits, socket) {
             (None, _) => {}
@@ -145,10 +146,16 @@ fn sockets(kernel: &mut sockdiag::Connection, ports: &[u16]) -> Result<Option<So
     Ok(Some(sockets))
 }
 
-/// How long until a local connection may be idle, at the earliest; `None`: it is ending by itself.
+/// How long until a local connection may be idle, at the earliest; `None`: it is ending by itself, or the kernel does not
+/// tell.
 fn local_wait(socket: &TcpSocket) -> Option<Duration> {
-    let turn = socket.spoke.and_then(|spoke| spoke.our_turn_for());
-    socket.stands.then(|| turn.map_or(IDLE, |turn| IDLE.saturating_sub(turn)))
+    match socket.spoke?.turn() {
+        _ if !socket.stands => None,
+        Turn::Ours(silent) => Some(IDLE.saturating_sub(silent)),
+        Turn::Theirs => Some(IDLE),
+        // It may be known sooner: when either side speaks again.
+        Turn::Unknown(silent) => Some(IDLE.min(UNSURE_IDLE.saturating_sub(silent))),
+    }
 }
 
 /// The connections that the eBPF programs follow.

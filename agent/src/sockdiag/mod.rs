@@ -5,6 +5,7 @@
 
 mod wire;
 
+use std::cmp::Ordering;
 use std::io;
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -38,12 +39,26 @@ pub struct Spoke {
     pub there: Duration,
 }
 
+/// Whose turn it is to speak, and how long nobody has.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Turn {
+    /// This side's: the other side spoke last.
+    Ours(Duration),
+    /// The other side's.
+    Theirs,
+    /// Both spoke within one tick of the kernel's clock, and it does not say who was first.
+    Unknown(Duration),
+}
+
 impl Spoke {
-    /// For how long it has been this side's turn; `None` while it is the other's. Who spoke within one tick of the other
-    /// may have been first: then the other side is waited for, for that is the dangerous thing to be wrong about.
+    /// Whose turn it is.
     #[must_use]
-    pub fn our_turn_for(&self) -> Option<Duration> {
-        (self.there < self.here).then_some(self.there)
+    pub fn turn(&self) -> Turn {
+        match self.there.cmp(&self.here) {
+            Ordering::Less => Turn::Ours(self.there),
+            Ordering::Equal => Turn::Unknown(self.there),
+            Ordering::Greater => Turn::Theirs,
+        }
     }
 }
 
@@ -92,11 +107,11 @@ mod tests {
     use super::*;
 
     #[test]
-    fn it_is_our_turn_only_when_the_other_side_spoke_last_for_sure() {
+    fn it_is_the_turn_of_who_did_not_speak_last() {
         let ms = Duration::from_millis;
-        let turn = |here, there| Spoke { here: ms(here), there: ms(there) }.our_turn_for();
-        assert_eq!(turn(5000, 1200), Some(ms(1200)));
-        assert_eq!(turn(1200, 5000), None, "the receiver is working on our last word");
-        assert_eq!(turn(1200, 1200), None, "within one tick");
+        let turn = |here, there| Spoke { here: ms(here), there: ms(there) }.turn();
+        assert_eq!(turn(5000, 1200), Turn::Ours(ms(1200)));
+        assert_eq!(turn(1200, 5000), Turn::Theirs, "the receiver is working on our last word");
+        assert_eq!(turn(1200, 1200), Turn::Unknown(ms(1200)));
     }
 }
