@@ -15,5 +15,6 @@ pub mod fuzzing;
 pub mod netlink;
 pub mod nftnl;
 pub mod observe;
+pub mod sockdiag;
 pub mod state;
 pub mod telemetry;

@@ -8,8 +8,8 @@ use std::net::IpAddr;
 use ipnet::IpNet;
 use jiff::Timestamp;
 use mailsteer_core::config::{
-    Balance, Config, ControlAccess, Ebpf, Ipv6, Mode, OnExhausted, OnRelapse, OwnTable, Plumbing, Pool,
-    PoolSource, Retention, Safety, Stream, Tier, Uplink,
+    Balance, Config, ControlAccess, Ebpf, Ipv6, Mode, OnExhausted, OnFlip, OnRelapse, OwnTable, Plumbing,
+    Pool, PoolSource, Retention, Safety, Stream, Tier, Uplink,
 };
 use mailsteer_core::decide::{Command, Observation, World, desired};
 use mailsteer_core::model::{Address, AddressState, Host, LaneMatch, Link, Route, SlotTarget, WantedKind};
@@ -96,6 +96,7 @@ fn config(shape: &Shape) -> Config {
             on_exhausted: if shape.pass { OnExhausted::Pass } else { OnExhausted::Refuse },
             ipv6: Ipv6::Refuse,
             on_relapse: OnRelapse::Hold,
+            on_flip: [OnFlip::Finish, OnFlip::CloseIdle, OnFlip::Cut][index % 3],
         });
     }
     Config {

@@ -7,17 +7,20 @@
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::path::Path;
+use std::time::{Duration, Instant};
 
 use mailsteer_core::config::{Config, OwnTable};
 use mailsteer_core::model::{Family, LaneId, Slots, SourceId};
-use mailsteer_core::plan::{Action, GuardSpec, SlotChange, TableSpec};
+use mailsteer_core::plan::{Action, GuardSpec, SlotChange, TableSpec, takes_a_last_slot};
 use thiserror::Error;
 
 use super::bpf::{BpfError, BpfPaths, Programs};
 use super::guard::{Guard, Told};
+use super::live::{self, Ended, LiveError};
 use super::net::Net;
 use super::nft::{self, Numbers, Table};
 use super::sysctls::Sysctls;
+use crate::bpf_maps::pin_dir;
 use crate::conntrack::{self, ConntrackError};
 use crate::netlink::{Connection, NetError};
 use crate::nftnl::{Contents, Fingerprint, Ours};
@@ -37,6 +40,9 @@ pub enum ActError {
     /// Connection tracking.
     #[error(transparent)]
     Conntrack(#[from] ConntrackError),
+    /// Live connections.
+    #[error(transparent)]
+    Live(#[from] LiveError),
 }
 
 /// What an action did besides what it says.
@@ -44,6 +50,10 @@ pub enum ActError {
 pub struct Carried {
     /// conntrack entries deleted.
     pub healed: u64,
+    /// Pending connections that take another source with their next SYN.
+    pub moved: u64,
+    /// Live connections ended.
+    pub ended: u64,
 }
 
 /// The table as it was last written and read back.
@@ -57,6 +67,43 @@ pub struct Written {
     pub slots: BTreeMap<(LaneId, Family), Slots>,
     /// Addresses of source ids.
     pub translations: BTreeMap<SourceId, IpAddr>,
+}
+
+/// Live connections of sources that lost their slots: when to look at them, and since when they are waited for.
+#[derive(Clone, Copy, Debug)]
+struct Ending {
+    since: Instant,
+    /// `None`: none is left.
+    next: Option<Instant>,
+}
+
+impl Default for Ending {
+    fn default() -> Self {
+        let now = Instant::now();
+        Self { since: now, next: Some(now) }
+    }
+}
+
+impl Ending {
+    fn is_due(&self) -> bool {
+        self.next.is_some_and(|next| next <= Instant::now())
+    }
+
+    fn wait(&self) -> Option<Duration> {
+        self.next.map(|next| next.saturating_duration_since(Instant::now()))
+    }
+
+    /// Those that were busy are looked at again when the first may have become idle, and less and less often the longer
+    /// it lasts.
+    fn looked(&mut self, done: Ended) {
+        if done.by_entry {
+            tracing::warn!(
+                "this kernel closes no sockets for others (CONFIG_INET_DIAG_DESTROY): what a flip was to cut ends at                  its next packet"
+            );
+        }
+        let now = Instant::now();
+        self.next = done.again.map(|wait| now + wait.max((now - self.since) / 16));
+    }
 }
 
 /// What was taken away, and what could not be.
@@ -79,6 +126,8 @@ pub struct Executor {
     sysctls: Sysctls,
     written: Option<Written>,
     unhealed: bool,
+    unmoved: bool,
+    ending: Ending,
 }
 
 impl Executor {
@@ -93,7 +142,18 @@ impl Executor {
         let sysctls = Sysctls::open(state)?;
         let connection = Connection::open()?;
         let net = Net::new(connection.handle().clone());
-        Ok(Self { net, _connection: connection, table, guard, paths, sysctls, written: None, unhealed: true })
+        Ok(Self {
+            net,
+            _connection: connection,
+            table,
+            guard,
+            paths,
+            sysctls,
+            written: None,
+            unhealed: true,
+            unmoved: true,
+            ending: Ending::default(),
+        })
     }
 
     /// Why there is no eBPF guard; `None` where there is one.
@@ -211,14 +271,57 @@ impl Executor {
             Action::Attach { ifindex } => self.guard.attach(*ifindex)?,
             Action::Detach { ifindex } => self.guard.detach(*ifindex)?,
             Action::Table { spec, slots, translations } => self.write(spec, slots, translations).await?,
-            Action::Flip { add, slots, remove } => self.flip(add, slots, remove).await?,
+            Action::Flip { add, slots, remove } => {
+                self.flip(add, slots, remove).await?;
+                if takes_a_last_slot(action, &self.slots()) {
+                    self.slots_were_taken();
+                }
+            }
             Action::Heal { ports, exclude, sources } => {
                 let report = conntrack::heal(ports, exclude, sources).await?;
                 self.unhealed = false;
-                return Ok(Carried { healed: report.deleted });
+                return Ok(Carried { healed: report.deleted, ..Carried::default() });
+            }
+            Action::MovePending { ports } => {
+                let moved = conntrack::move_pending(ports, &self.slots()).await?;
+                self.unmoved = false;
+                return Ok(Carried { moved, ..Carried::default() });
+            }
+            Action::EndLive { ports, lanes } => {
+                let pins = self.no_guard().is_none().then(|| pin_dir(&self.paths.bpffs));
+                let done = live::end_live(ports, lanes, &self.slots(), pins.as_deref()).await?;
+                self.ending.looked(done);
+                return Ok(Carried { ended: done.ended, ..Carried::default() });
             }
         }
         Ok(Carried::default())
+    }
+
+    fn slots(&self) -> BTreeMap<(LaneId, Family), Slots> {
+        self.written.as_ref().map(|written| written.slots.clone()).unwrap_or_default()
+    }
+
+    /// Whether pending connections may be left with a source that holds no slot of theirs.
+    #[must_use]
+    pub const fn unmoved(&self) -> bool {
+        self.unmoved
+    }
+
+    /// The same of live ones, as far as they are to be ended.
+    #[must_use]
+    pub fn unended(&self) -> bool {
+        self.ending.is_due()
+    }
+
+    /// How long until busy ones are to be looked at again; `None` where none is left.
+    #[must_use]
+    pub fn until_next_ending(&self) -> Option<Duration> {
+        self.ending.wait()
+    }
+
+    fn slots_were_taken(&mut self) {
+        self.unmoved = true;
+        self.ending = Ending::default();
     }
 
     async fn write(
@@ -231,6 +334,7 @@ impl Executor {
         let fingerprint = self.table.apply(spec, slots, translations).await?;
         let (slots, translations) = (slots.clone(), translations.clone());
         self.written = Some(Written { spec: spec.clone(), fingerprint, slots, translations });
+        self.slots_were_taken();
         Ok(())
     }
 

@@ -5,6 +5,7 @@
 pub mod bpf;
 mod executor;
 mod guard;
+pub mod live;
 pub mod net;
 pub mod nft;
 mod sysctls;

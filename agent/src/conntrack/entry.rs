@@ -18,15 +18,41 @@ pub struct Entry {
     pub destination: SocketAddr,
     /// Whom the other side answers to: the address that the connection leaves from.
     pub leaves_from: IpAddr,
+    /// The port that it leaves from.
+    pub leaves_by: u16,
     /// The connection's mark.
     pub mark: u32,
+    /// How far it came: a number of [`state`]; `None` where the kernel does not say.
+    pub state: Option<u8>,
     /// The kernel's number for the entry, so that no newer one with the same ends is meant.
     pub id: Option<[u8; 4]>,
     /// The conntrack zone, where there is one.
     pub zone: Option<[u8; 2]>,
 }
 
+/// States of a TCP connection in conntrack (`enum tcp_conntrack`, include/uapi/linux/netfilter/nf_conntrack_tcp.h).
+pub mod state {
+    /// Its SYN left, and nobody has answered.
+    pub const SYN_SENT: u8 = 1;
+    /// Its SYN was answered.
+    pub const SYN_RECV: u8 = 2;
+    /// It stands.
+    pub const ESTABLISHED: u8 = 3;
+}
+
 impl Entry {
+    /// Whether nobody has answered its SYN yet.
+    #[must_use]
+    pub fn is_pending(&self) -> bool {
+        self.state == Some(state::SYN_SENT)
+    }
+
+    /// Whether it stands and neither side has begun to end it.
+    #[must_use]
+    pub fn is_live(&self) -> bool {
+        matches!(self.state, Some(state::SYN_RECV | state::ESTABLISHED))
+    }
+
     /// The family of both ends.
     #[must_use]
     pub fn family(&self) -> Family {
@@ -90,7 +116,8 @@ mod tests {
     fn entry(to: &str, leaves_from: &str, mark: u32) -> Entry {
         let destination: SocketAddr = to.parse().unwrap();
         let leaves_from: IpAddr = leaves_from.parse().unwrap();
-        Entry { source: (leaves_from, 40_000).into(), destination, leaves_from, mark, id: None, zone: None }
+        let (source, state) = ((leaves_from, 40_000).into(), Some(state::ESTABLISHED));
+        Entry { source, destination, leaves_from, leaves_by: 40_000, mark, state, id: None, zone: None }
     }
 
     fn mark(source: u16) -> u32 {

@@ -4,6 +4,7 @@
 //! entry is a connection that ends. Everything here blocks and runs off the async threads.
 
 mod entry;
+mod holders;
 pub(crate) mod socket;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -12,9 +13,10 @@ use std::io;
 use std::net::{IpAddr, SocketAddr};
 
 use ipnet::IpNet;
-use mailsteer_core::model::{Family, SourceId};
+use mailsteer_core::model::{Family, LaneId, Slots, SourceId};
 
-pub use entry::{Entry, Healthy};
+pub use entry::{Entry, Healthy, state};
+pub use holders::{Holders, Standing, must_move};
 
 /// What healing did.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -93,6 +95,83 @@ fn heal_blocking(mut healthy: Healthy) -> Result<HealReport, ConntrackError> {
         }
     }
     Ok(report)
+}
+
+/// How many times the entries are looked through at most: a SYN that drew while the slots moved may enter its entry after
+/// a look at it. Each look is later than the last such SYN by a whole round to the kernel.
+const LOOKS: usize = 3;
+
+/// `Action::MovePending`: deletes the entries of connections that nobody has answered and whose source holds no slot of
+/// their lane, until none is left. Says how many. The sockets wait on: the kernel sends each SYN again within a second or
+/// so, and that one draws a slot like any other. So does a new socket that takes the port of one that has given up: the
+/// entry, which outlives its socket by up to two minutes, would give it the old source.
+///
+/// # Errors
+/// When the kernel refuses; what was deleted before stays deleted.
+pub async fn move_pending(
+    ports: &[u16],
+    slots: &BTreeMap<(LaneId, Family), Slots>,
+) -> Result<u64, ConntrackError> {
+    let (ports, slots) = (ports.to_vec(), slots.clone());
+    let work = move || {
+        let mut connection = socket::Connection::open()?;
+        let mut holders = Holders::of(&slots);
+        let mut all = 0;
+        for _look in 0..LOOKS {
+            let moved = move_once(&mut connection, &mut holders, &ports)?;
+            all += moved;
+            if moved == 0 {
+                break;
+            }
+        }
+        Ok(all)
+    };
+    tokio::task::spawn_blocking(work).await.map_err(ConntrackError::Cut)?
+}
+
+fn move_once(
+    connection: &mut socket::Connection,
+    holders: &mut Holders<'_>,
+    ports: &[u16],
+) -> Result<u64, ConntrackError> {
+    let mut moved = 0;
+    for family in Family::BOTH {
+        for &port in ports {
+            let found = connection.going_to(family, port)?;
+            for entry in found.iter().filter(|entry| must_move(holders, entry)) {
+                moved += u64::from(connection.delete(entry)?);
+            }
+        }
+    }
+    Ok(moved)
+}
+
+/// Every connection to these ports, as conntrack knows it. Blocks.
+///
+/// # Errors
+/// When the kernel refuses.
+pub fn all(ports: &[u16]) -> Result<Vec<Entry>, ConntrackError> {
+    let mut connection = socket::Connection::open()?;
+    let mut all = Vec::new();
+    for family in Family::BOTH {
+        for &port in ports {
+            all.extend(connection.going_to(family, port)?);
+        }
+    }
+    Ok(all)
+}
+
+/// Deletes these entries; says how many were still there. Blocks.
+///
+/// # Errors
+/// When the kernel refuses; what was deleted before stays deleted.
+pub fn delete<'a>(entries: impl IntoIterator<Item = &'a Entry>) -> Result<u64, ConntrackError> {
+    let mut connection = socket::Connection::open()?;
+    let mut deleted = 0;
+    for entry in entries {
+        deleted += u64::from(connection.delete(entry)?);
+    }
+    Ok(deleted)
 }
 
 fn local_addresses() -> Result<BTreeSet<IpAddr>, ConntrackError> {

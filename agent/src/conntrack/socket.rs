@@ -35,6 +35,9 @@ const CTA_IP_V6_DST: u16 = 4;
 const CTA_PROTO_NUM: u16 = 1;
 const CTA_PROTO_SRC_PORT: u16 = 2;
 const CTA_PROTO_DST_PORT: u16 = 3;
+const CTA_PROTOINFO: u16 = 4;
+const CTA_PROTOINFO_TCP: u16 = 1;
+const CTA_PROTOINFO_TCP_STATE: u16 = 1;
 const CTA_MARK: u16 = 8;
 const CTA_ID: u16 = 12;
 const CTA_ZONE: u16 = 18;
@@ -199,11 +202,19 @@ pub(crate) fn entry(message: &[u8]) -> Option<Entry> {
         source,
         destination,
         leaves_from: answers_to.ip(),
+        leaves_by: answers_to.port(),
         mark: found.get(&CTA_MARK).and_then(|mark| u32_be(mark)).unwrap_or(0),
+        state: found.get(&CTA_PROTOINFO).and_then(|info| tcp_state(info)),
         id: found.get(&CTA_ID).and_then(|id| (*id).try_into().ok()),
         zone: found.get(&CTA_ZONE).and_then(|zone| (*zone).try_into().ok()),
     };
     (Family::of(entry.leaves_from) == entry.family()).then_some(entry)
+}
+
+fn tcp_state(info: &[u8]) -> Option<u8> {
+    let info = attributes(info);
+    let tcp = attributes(info.get(&CTA_PROTOINFO_TCP)?);
+    tcp.get(&CTA_PROTOINFO_TCP_STATE)?.first().copied()
 }
 
 /// Source and destination of a tuple.

@@ -44,6 +44,8 @@ pub(super) use pass::addresses;
 const FULL_PASS: Duration = Duration::from_secs(60);
 /// How often the guard's place is looked at: the kernel notifies nobody of a program that comes before it.
 const GUARD_LOOK: Duration = Duration::from_secs(2);
+/// How soon live connections are looked at again at the earliest.
+const SHORTEST: Duration = Duration::from_millis(20);
 /// How soon a failed step is tried again.
 const RETRY: Duration = Duration::from_secs(1);
 
@@ -250,8 +252,10 @@ impl Reconciler {
         if !self.pending.is_empty() {
             return RETRY;
         }
-        let Some(deadline) = self.decision.next_deadline else { return FULL_PASS };
-        Duration::try_from(deadline.duration_since(Timestamp::now())).unwrap_or_default()
+        let ending = self.executor.until_next_ending().filter(|_| !self.decision.desired.on_flip.is_empty());
+        let ending = ending.map_or(FULL_PASS, |wait| wait.max(SHORTEST));
+        let Some(deadline) = self.decision.next_deadline else { return ending };
+        Duration::try_from(deadline.duration_since(Timestamp::now())).unwrap_or_default().min(ending)
     }
 
     /// Takes in a trigger and all that wait behind it.

@@ -17,6 +17,8 @@ pub mod chain {
     pub const PREROUTING: &str = "prerouting";
     /// Connections that no stream matches.
     pub const UNMATCHED: &str = "unmatched";
+    /// Takes our own probes past the lanes.
+    pub const PROBE: &str = "probe";
     /// Source translation.
     pub const TRANSLATE: &str = "translate";
     /// The last look in nftables.

@@ -8,5 +8,6 @@ pub mod init;
 mod looker;
 pub mod net;
 pub mod nft;
+pub mod probe;
 
 pub use looker::{Look, LookError, Looker};

@@ -9,7 +9,7 @@ use toml::de::DeValue;
 
 use super::problem::Problem;
 use super::read::{At, FromToml, Keyed, Many, Word, Words, table, wrong_type};
-use super::settings::{Balance, Ebpf, Ipv6, OnExhausted, OnRelapse, OwnTable, Plumbing};
+use super::settings::{Balance, Ebpf, Ipv6, OnExhausted, OnFlip, OnRelapse, OwnTable, Plumbing};
 
 table! {
     /// The config of mailsteer. Without any config the agent observes: it counts, and changes nothing.
@@ -248,6 +248,11 @@ table! {
         /// further share moves, or stop the stream at that provider.
         #[schemars(extend("default" = "hold"))]
         on_relapse: Word<OnRelapse>,
+        /// Live connections of a source that has lost its last slot: let them finish, close those that the MTA keeps
+        /// for its next message, or cut them all at once. What is cut after the message was sent and before the
+        /// receiver's answer came is delivered twice.
+        #[schemars(extend("default" = "finish"))]
+        on_flip: Word<OnFlip>,
         /// This stream's own mode, in place of the file's.
         mode: RawMode,
     }
@@ -383,6 +388,11 @@ impl Words for OnExhausted {
 
 impl Words for OnRelapse {
     const WORDS: &'static [(&'static str, Self)] = &[("hold", Self::Hold), ("stop", Self::Stop)];
+}
+
+impl Words for OnFlip {
+    const WORDS: &'static [(&'static str, Self)] =
+        &[("finish", Self::Finish), ("close-idle", Self::CloseIdle), ("cut", Self::Cut)];
 }
 
 impl Words for Ipv6 {

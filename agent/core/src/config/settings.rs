@@ -186,6 +186,32 @@ pub enum Ipv6 {
     Pass,
 }
 
+/// What happens to live connections of a source that has lost its last slot.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum OnFlip {
+    /// They go on until their MTA ends them.
+    #[default]
+    Finish,
+    /// Those in which it is the MTA's turn to speak and it does not are closed: it keeps them for its next message,
+    /// which would leave from the source that was just left.
+    CloseIdle,
+    /// They are closed at once, whatever they are at.
+    Cut,
+}
+
+impl OnFlip {
+    /// The word for it in the config.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Finish => "finish",
+            Self::CloseIdle => "close-idle",
+            Self::Cut => "cut",
+        }
+    }
+}
+
 /// A pool.
 #[derive(Clone, PartialEq, Debug)]
 pub struct Pool {
@@ -245,6 +271,8 @@ pub struct Stream {
     pub ipv6: Ipv6,
     /// When its flips of the day are used up.
     pub on_relapse: OnRelapse,
+    /// Live connections of a source that has lost its last slot.
+    pub on_flip: OnFlip,
 }
 
 /// An uplink.

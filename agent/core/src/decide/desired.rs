@@ -12,10 +12,10 @@ use super::slots::{Holder, Member, Rest};
 use super::traffic::{self, Share as Fate, State};
 use super::world::{OTHER, World};
 use super::{Reason, slots, sources, uplinks};
-use crate::config::{Ipv6, Mode, OnExhausted, Plumbing, Pool, PoolSource, Stream, Tier};
+use crate::config::{Ipv6, Mode, OnExhausted, OnFlip, Plumbing, Pool, PoolSource, Stream, Tier};
 use crate::model::{
-    Choice, ChoiceMode, Desired, Family, GuardSource, Host, Lane, RefuseReason, SlotTarget, Slots, Steering,
-    UplinkId, UplinkPlan, WantedAddress, WantedKind,
+    Choice, ChoiceMode, Desired, Family, GuardSource, Host, Lane, LaneId, RefuseReason, SlotTarget, Slots,
+    Steering, UplinkId, UplinkPlan, WantedAddress, WantedKind,
 };
 
 /// How long an address that left the config stays on the host, so that its connections can end: twice the time
@@ -56,6 +56,7 @@ pub fn desired(world: &World, now: Timestamp) -> Decision {
         guard: world.guard,
         sources: guard_sources(world, host, &ways),
         uplinks: ways,
+        on_flip: on_flip(world, lanes.iter().filter(|lane| steers(lane))),
         lanes,
         choices,
     };
@@ -189,6 +190,13 @@ fn lane(
         balance: pool.balance,
         slots: by_family,
     })
+}
+
+/// What becomes of live connections, where they do not all finish.
+fn on_flip<'a>(world: &World, lanes: impl Iterator<Item = &'a Lane>) -> BTreeMap<LaneId, OnFlip> {
+    let of = |stream: &str| world.config.streams.iter().find(|one| one.name == stream).map(|one| one.on_flip);
+    let ends = |lane: &'a Lane| Some((lane.id, of(&lane.stream).filter(|word| *word != OnFlip::Finish)?));
+    lanes.filter_map(ends).collect()
 }
 
 fn steering(world: &World, stream: &Stream) -> Steering {

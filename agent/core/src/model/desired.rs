@@ -8,7 +8,7 @@ use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
 use super::{Family, LaneId, SourceId, UplinkId};
-use crate::config::Balance;
+use crate::config::{Balance, OnFlip};
 
 /// Everything that should stand on the host, and why.
 #[derive(Clone, PartialEq, Debug, Default)]
@@ -34,6 +34,8 @@ pub struct Desired {
     pub armed: bool,
     /// Whether there is an eBPF guard that could be told anything.
     pub guard: bool,
+    /// Steered lanes whose live connections do not all go on when their source has lost its last slot there.
+    pub on_flip: BTreeMap<LaneId, OnFlip>,
     /// For each lane and family, why each source was chosen or not.
     pub choices: Vec<Choice>,
 }

@@ -6,6 +6,7 @@ use std::net::IpAddr;
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize, Serializer};
 
+use crate::config::OnFlip;
 use crate::model::{Family, GuardSource, Lane, LaneId, SlotTarget, Slots, SourceId, UplinkId, WantedKind};
 
 /// What of ours stands in the kernel.
@@ -31,6 +32,10 @@ pub struct Observed {
     pub attached: Vec<u32>,
     /// The rules were away, or may have been, and connections that missed them may still stand.
     pub unhealed: bool,
+    /// A source may have lost its last slot of a lane since its pending connections were last looked at.
+    pub unmoved: bool,
+    /// The same of live connections; or some of them were busy then, and it is time to look again.
+    pub unended: bool,
 }
 
 /// An address that stands on an interface, or should.
@@ -208,9 +213,28 @@ pub enum Action {
         /// Eligible sources.
         sources: BTreeMap<SourceId, IpAddr>,
     },
+    /// Delete conntrack entries of connections that nobody has answered yet and whose source holds no slot of their
+    /// lane, by the slots that stand: the kernel's next SYN of each takes a new source.
+    MovePending {
+        /// Steered ports.
+        ports: Vec<u16>,
+    },
+    /// End live connections whose source holds no slot of their lane, by the slots that stand.
+    EndLive {
+        /// Steered ports.
+        ports: Vec<u16>,
+        /// Of which lanes, and which of them.
+        lanes: BTreeMap<LaneId, OnFlip>,
+    },
 }
 
 impl Action {
+    /// Whether it is about connections, and so only to be done while the rules stand that they would meet.
+    #[must_use]
+    pub const fn is_about_connections(&self) -> bool {
+        matches!(self, Self::Heal { .. } | Self::MovePending { .. } | Self::EndLive { .. })
+    }
+
     /// Whether it is the guard that this tells or moves.
     #[must_use]
     pub const fn is_the_guards(&self) -> bool {

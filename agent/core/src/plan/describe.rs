@@ -42,6 +42,14 @@ impl fmt::Display for Action {
                 remove.keys().try_for_each(|id| write!(f, " source {id} is gone;"))
             }
             Self::Heal { .. } => f.write_str("delete connections that missed the rules"),
+            Self::MovePending { .. } => {
+                f.write_str("let connections that nobody answered take a source that holds slots")
+            }
+            Self::EndLive { lanes, .. } => {
+                f.write_str("end connections of sources that hold no slots:")?;
+                let mut some = lanes.iter();
+                some.try_for_each(|(lane, which)| write!(f, " lane {lane} ({});", which.as_str()))
+            }
         }
     }
 }

@@ -11,5 +11,5 @@ mod simulate;
 pub use action::{
     Action, AddressAt, GuardSpec, LaneSpec, Observed, RouteAt, RuleSpec, SlotChange, TableSpec,
 };
-pub use order::{guard_spec, plan, routes, rules, table_spec};
+pub use order::{guard_spec, plan, routes, rules, table_spec, takes_a_last_slot};
 pub use simulate::{Flaw, carried_out, flaws};

@@ -3,8 +3,12 @@
 //! Owns: the differences and their order. The guard comes first: what it drops before the rules stand is held and
 //! comes again. Then what new slots may need (routes and rules), then the slots in one transaction, and only then is
 //! taken away what old slots needed. Addresses are added after the slots: no slot names an address that is not yet
-//! on the host, and one that cannot be added must not keep the locks from closing. Must not: know how a step is
-//! carried out.
+//! on the host, and one that cannot be added must not keep the locks from closing.
+//!
+//! Connections that began before a flip are looked at right after the slots, and not by what this plan changes: the
+//! steps name no source, but say "whose source holds no slot of its lane, as the slots stand now". So nothing has to be
+//! remembered: carried out twice they do the same, and an agent that was killed between the slots and them comes back
+//! with [`Observed::unmoved`] set and finishes what the dead one began. Must not: know how a step is carried out.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
@@ -26,8 +30,11 @@ pub fn plan(desired: &Desired, observed: &Observed) -> Vec<Action> {
     let (wanted_routes, wanted_rules) = (routes(desired), rules(desired));
     actions.extend(missing(&wanted_routes, &observed.routes).map(Action::AddRoute));
     actions.extend(missing(&wanted_rules, &observed.rules).map(Action::AddRule));
-    actions.extend(elements(desired, observed));
+    let elements = elements(desired, observed);
+    let lost = elements.as_ref().is_some_and(|action| takes_a_last_slot(action, &wanted_slots(desired)));
+    actions.extend(elements);
     actions.extend(heal(desired, observed));
+    actions.extend(after_a_flip(desired, observed, lost));
     actions.extend(missing_addresses(desired, observed));
     actions.extend(guard_after(desired, observed));
     actions.extend(missing(&observed.attached, &ways).map(|ifindex| Action::Detach { ifindex }));
@@ -203,6 +210,31 @@ fn heal(desired: &Desired, observed: &Observed) -> Option<Action> {
         ports: desired.ports.clone(),
         exclude: desired.exclude.clone(),
         sources: wanted_translations(desired),
+    })
+}
+
+/// After the slots: what is pending takes another source with its next SYN, and of what lives goes what its stream
+/// does not let finish.
+fn after_a_flip(desired: &Desired, observed: &Observed, lost: bool) -> impl Iterator<Item = Action> {
+    let (ports, lanes) = (desired.ports.clone(), desired.on_flip.clone());
+    let moves = desired.armed && (lost || observed.unmoved);
+    let ends = desired.armed && (lost || observed.unended) && !lanes.is_empty();
+    let moved = moves.then(|| Action::MovePending { ports: ports.clone() });
+    moved.into_iter().chain(ends.then_some(Action::EndLive { ports, lanes }))
+}
+
+/// Whether an action may take a source's last slot of a lane: one that writes all slots does not say what stood before.
+/// `after`: the slots behind it.
+#[must_use]
+pub fn takes_a_last_slot(action: &Action, after: &BTreeMap<(LaneId, Family), Slots>) -> bool {
+    let Action::Flip { slots, .. } = action else { return matches!(action, Action::Table { .. }) };
+    let taken: BTreeSet<(LaneId, Family, SlotTarget)> = slots
+        .iter()
+        .filter(|change| source_of(change.from).is_some())
+        .map(|change| (change.lane, change.family, change.from))
+        .collect();
+    taken.iter().any(|(lane, family, source)| {
+        after.get(&(*lane, *family)).is_none_or(|slots| !slots.0.contains(source))
     })
 }
 

@@ -7,7 +7,7 @@
 use std::net::IpAddr;
 
 use super::action::{Action, Observed, RouteAt};
-use super::order::source_of;
+use super::order::{source_of, takes_a_last_slot};
 use crate::model::{Family, LaneId, SlotTarget, Slots, SourceId, UplinkId};
 
 /// What is wrong with a state of the data plane.
@@ -56,6 +56,11 @@ pub fn carried_out(mut observed: Observed, action: &Action) -> Observed {
             }
         }
         Action::Heal { .. } => observed.unhealed = false,
+        Action::MovePending { .. } => observed.unmoved = false,
+        Action::EndLive { .. } => observed.unended = false,
+    }
+    if takes_a_last_slot(action, &observed.slots) {
+        (observed.unmoved, observed.unended) = (true, true);
     }
     observed
 }

@@ -75,8 +75,9 @@ impl Reconciler {
         let count = self.pending.len();
         let mut failed = Vec::new();
         for action in std::mem::take(&mut self.pending) {
-            // Healed while the rules could not be written, connections would miss them again, and stay so for good.
-            if matches!(action, Action::Heal { .. }) && self.executor.written().is_none() {
+            // Healed while the rules could not be written, connections would miss them again, and stay so for good; and by
+            // which slots one should go is not known then.
+            if action.is_about_connections() && self.executor.written().is_none() {
                 continue;
             }
             if let Err(error) = self.act(&action).await {
@@ -133,6 +134,8 @@ impl Reconciler {
             guard: told.spec.clone(),
             attached: self.executor.attached(),
             unhealed: self.executor.unhealed(),
+            unmoved: self.executor.unmoved(),
+            unended: self.executor.unended(),
         }
     }
 

@@ -83,6 +83,7 @@ fn stream(
             on_exhausted: raw.on_exhausted.as_ref().map(|word| word.value.0).unwrap_or_default(),
             ipv6: raw.ipv6.as_ref().map(|word| word.value.0).unwrap_or_default(),
             on_relapse: raw.on_relapse.as_ref().map(|word| word.value.0).unwrap_or_default(),
+            on_flip: raw.on_flip.as_ref().map(|word| word.value.0).unwrap_or_default(),
         },
     }
 }

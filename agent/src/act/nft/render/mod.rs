@@ -10,6 +10,7 @@
 mod commands;
 mod counting;
 mod lane;
+mod probe;
 mod words;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -117,6 +118,9 @@ fn chains_of(spec: &TableSpec, timeouts: bool) -> Vec<(String, Vec<Line>)> {
         chains.extend(counting::chains());
         chains.push((chain::CHECK.into(), counting::check()));
     }
+    if steering {
+        chains.push((chain::PROBE.into(), probe::chain()));
+    }
     chains.push((chain::OUTPUT.into(), classify(spec, Origin::Local, steering, &cgroups)));
     chains.push((chain::PREROUTING.into(), classify(spec, Origin::Forwarded, steering, &cgroups)));
     chains.push((chain::TRANSLATE.into(), translate()));
@@ -166,6 +170,9 @@ fn classify(spec: &TableSpec, origin: Origin, steering: bool, cgroups: &[&str]) 
     rules.extend(only_steered_ports(spec));
     rules.push(Line::new(vec![unsteered(), back()], "seen before, not steered"));
     rules.push(Line::new(vec![ours(), set(mark(), ct_mark()), back()], "steered before: keeps its source"));
+    if steering && origin == Origin::Local {
+        rules.extend(probe::asks());
+    }
     let local = ["local", "broadcast", "multicast", "anycast"].map(text);
     rules.push(Line::new(
         vec![is(destination_type(), any_of(local)), back()],
