@@ -5,7 +5,7 @@
 //! The pool is sticky, so that it is known which receivers the failing source serves: the first connection that one of them gets
 //! from another source ends the trial. Half of the load goes to those, so that one is due every 40 ms.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr};
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, bail};
@@ -29,6 +29,9 @@ const BEFORE: Duration = Duration::from_millis(1_200);
 const AFTER: Duration = Duration::from_millis(1_500);
 /// Longer, and there was none.
 const PATIENCE: Duration = Duration::from_secs(15);
+
+/// Sources that nobody is to fail; 128.66.0.0/16 is nobody's.
+const NETWORK: Ipv4Addr = Ipv4Addr::new(128, 66, 0, 0);
 
 /// What fails.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Serialize, Deserialize)]
@@ -83,27 +86,35 @@ fn victim() -> IpAddr {
     uplinks()[1].source4(0)
 }
 
-fn config(extra: u32) -> String {
-    // Sources that nobody is to fail, so that there are many.
-    let more: String = match extra {
-        0 => String::new(),
-        n => format!(", \"128.66.0.1-128.66.{}.{}\"", n / 256, n % 256),
-    };
+fn others(more: u32) -> impl Iterator<Item = Ipv4Addr> {
+    (1..=more).map(|n| Ipv4Addr::from(u32::from(NETWORK) + n))
+}
+
+fn config(others_too: u32) -> String {
+    let more: String = others(others_too)
+        .last()
+        .map_or_else(String::new, |last| format!(", \"{}-{last}\"", Ipv4Addr::from(u32::from(NETWORK) + 1)));
+    // Of the victim's sixteenth part or less nothing would be seen: it stands for a quarter whatever there is besides.
+    let weight = (others_too / 4).max(1);
+    let lanes: String = (2..=if others_too == 0 { 1 } else { 64 })
+        .map(|n| format!("[stream.s{n}]\nuid = {}\npool = \"main\"\n", MAIL + n))
+        .collect();
     format!(
         "mode = \"enforce\"\n[host]\naddresses = \"adopt\"\n[safety]\nflips_per_day = 1000\n\
          [uplink.a]\ninterface = \"upa\"\ngateway = \"192.0.2.1\"\nprefix = [\"192.0.2.0/24\", \"128.66.0.0/20\"]\n\
          [uplink.b]\ninterface = \"upb\"\ngateway = \"198.51.100.1\"\nprefix = \"198.51.100.0/24\"\n\
          [pool.main]\naddresses = [\"192.0.2.11-192.0.2.12\", \"198.51.100.21-198.51.100.22\"{more}]\n\
-         balance = \"sticky\"\n[stream.mail]\nuid = {MAIL}\npool = \"main\"\n"
+         weights = {{ \"main-3\" = {weight} }}\nbalance = \"sticky\"\n\
+         [stream.mail]\nuid = {MAIL}\npool = \"main\"\n{lanes}"
     )
 }
 
 impl Place {
-    /// With four sources, two on each uplink.
+    /// With four sources, two on each uplink, and `more` besides that nobody is to fail; then with 64 lanes.
     ///
     /// # Errors
     /// When lab or agent cannot be had.
-    pub fn new() -> Result<Self> {
+    pub fn new(more: u32) -> Result<Self> {
         let lab = Lab::new(Options { uplinks: 2, ipv6: false, ..Options::default() })?;
         for uplink in uplinks() {
             for n in 0..2 {
@@ -113,7 +124,10 @@ impl Place {
         }
         let receiver = Receiver::start(&lab.world, 25)?;
         receiver.script(Whom::All, Behaviour::BannerClose);
-        let agent = Agent::start(&lab, &config(0))?;
+        let addresses: String = others(more).map(|one| format!("addr add {one}/32 dev upa\n")).collect();
+        crate::exec::output_of(&mut lab.mail.command("ip").args(["-batch", "-"]), &addresses)?;
+        lab.world.sh(&format!("ip route replace {NETWORK}/20 via {}", uplinks()[0].own4))?;
+        let agent = Agent::start(&lab, &config(more))?;
         let mut place = Self { agent, receiver, to: Vec::new(), lab };
         place.find_receivers()?;
         Ok(place)
@@ -197,7 +211,8 @@ impl Place {
             self.lab.world.nft(&format!(
                 "table inet fault {{ chain in {{ type filter hook input priority 0
                      ip saddr {victim} tcp dport 25 {what}
-                 }} }}"
+                 }}
+                 }}"
             ))
         };
         match fault {
@@ -242,7 +257,7 @@ impl Place {
             let sources = self.agent.json(&["sources"])?;
             let rows = sources.as_array().cloned().unwrap_or_default();
             let is = |row: &serde_json::Value| {
-                row["address"] == victim().to_string().as_str() && row["state"] == "healthy"
+                row["local"] == victim().to_string().as_str() && row["state"] == "healthy"
             };
             Ok(rows.iter().any(is).then_some(()))
         })
