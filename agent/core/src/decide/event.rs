@@ -108,6 +108,13 @@ pub enum EventKind {
         /// Why, where it lost its share.
         reason: Option<Reason>,
     },
+    /// What became of connections that began before a flip.
+    CarriedOver {
+        /// Pending ones, which take another source with their next SYN.
+        moved: u64,
+        /// Live ones that were ended (`on_flip`).
+        ended: u64,
+    },
     /// A pool has no eligible source left.
     Exhausted {
         /// The stream.
@@ -185,6 +192,7 @@ impl EventKind {
             Self::HoldStarted { .. } => "hold-started",
             Self::HoldEnded { .. } => "hold-ended",
             Self::Flipped { .. } => "flipped",
+            Self::CarriedOver { .. } => "carried-over",
             Self::Exhausted { .. } => "exhausted",
             Self::TableRepaired { .. } => "table-repaired",
             Self::GuardFirstAgain { .. } => "guard-first-again",
@@ -212,6 +220,7 @@ impl EventKind {
             | Self::Flipped { stream, .. }
             | Self::Exhausted { stream, .. } => stream,
             Self::HoldStarted { .. } | Self::HoldEnded { .. } => "hold",
+            Self::CarriedOver { .. } => "connections",
             Self::TableRepaired { .. } => "table",
             Self::GuardFirstAgain { interface } => interface,
             Self::Disturbed { .. } => "host",
@@ -248,6 +257,12 @@ impl fmt::Display for EventKind {
                 let (before, after) = (Percent(*before), Percent(*after));
                 write!(f, "{stream} {family}: {source} {before} -> {after}")?;
                 reason.as_ref().map_or(Ok(()), |reason| write!(f, " ({reason})"))
+            }
+            Self::CarriedOver { moved, ended } => {
+                write!(
+                    f,
+                    "after a flip {moved} pending connections took another source, {ended} live ones were ended"
+                )
             }
             Self::Exhausted { stream, family } => {
                 write!(f, "{stream} {family}: no source of its pool is eligible")
