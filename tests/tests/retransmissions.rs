@@ -1,5 +1,5 @@
-//! A SYN that nobody answers is sent again and again: always from the same source, by the same uplink, whatever
-//! happens to that source meanwhile. And a reload refuses nothing.
+//! A SYN that nobody answers is sent again and again: always from the same source, by the same uplink, as long as that
+//! source holds slots; once it holds none, from one that does. And a reload refuses nothing.
 #![expect(clippy::unwrap_used, reason = "a test fails loudly")]
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -13,6 +13,9 @@ use mailsteer_tests::topology::{Options, receiver4, receiver6};
 
 /// Silent receivers of each family: one connection to each, so that a connection is known by its destination.
 const EACH: u8 = 20;
+
+/// The addresses of main-1, main-3, main-5 and main-7.
+const GONE: [&str; 4] = ["192.0.2.11", "198.51.100.21", "2001:db8:a::11", "2001:db8:b::21"];
 
 fn silent() -> Vec<IpAddr> {
     (0..EACH).flat_map(|n| [receiver4(100 + n), receiver6(0x1000 + u16::from(n))]).collect()
@@ -34,7 +37,7 @@ fn silence(scene: &Scene) {
 }
 
 #[test]
-fn a_syn_sent_again_keeps_source_and_uplink_also_after_a_flip() {
+fn a_syn_sent_again_keeps_source_and_uplink_until_its_source_holds_no_slots() {
     let scene = Scene::new(Options::default(), "").unwrap();
     silence(&scene);
     let to = silent();
@@ -56,36 +59,50 @@ fn a_syn_sent_again_keeps_source_and_uplink_also_after_a_flip() {
     assert_eq!(waiting.finish().unwrap().failed, BTreeMap::from([("timeout".to_owned(), count)]));
     let wire = capture.stop().unwrap();
     assert_eq!(offences(&wire), [] as [String; 0]);
-    let mut used = BTreeSet::new();
+    let gone: BTreeSet<IpAddr> = GONE.iter().map(|source| source.parse().unwrap()).collect();
+    let (mut used, mut ways) = (BTreeSet::new(), BTreeMap::new());
     for destination in &to {
-        let syns: Vec<&Syn> = wire.syn_list.iter().filter(|syn| syn.destination == *destination).collect();
+        let mut syns: Vec<&Syn> =
+            wire.syn_list.iter().filter(|syn| syn.destination == *destination).collect();
+        // One after the other, whichever uplink they took.
+        syns.sort_by_key(|syn| syn.at);
         assert!(syns.len() >= 5, "{destination}: {syns:?}");
-        let paths: BTreeSet<_> = syns.iter().map(|syn| (&syn.interface, syn.source, syn.port)).collect();
-        assert_eq!(paths.len(), 1, "{destination}: {syns:?}");
-        used.extend(paths.iter().map(|(_, source, _)| *source));
+        let mut way: Vec<_> = syns.iter().map(|syn| (&syn.interface, syn.source)).collect();
+        way.dedup();
+        let (last, left) = way.split_last().unwrap();
+        assert!(left.iter().all(|(_, source)| gone.contains(source)), "{destination}: {syns:?}");
+        assert!(!gone.contains(&last.1), "{destination}: {syns:?}");
+        used.insert(way[0].1);
+        ways.insert(*destination, way.len());
     }
     // 40 connections in turn over four sources of each family: the suspended ones among them.
     assert_eq!(used.len(), 8, "{used:?}");
+    let moved = ways.values().filter(|ways| **ways > 1).count();
+    assert_eq!(moved, to.len() / 2, "half of the sources lost their slots: {ways:?}");
+    let carried = scene.metric("mailsteer_pending_moved_total", &[]).unwrap();
+    assert!(carried >= moved as f64, "{carried} of {moved}");
     assert_eq!(scene.metric("mailsteer_refused_total", &[]).unwrap(), 0.0);
-    told_once(&scene, &to);
+    told_once(&scene, &ways);
     scene.close().unwrap();
 }
 
-/// Each is one row and one count, of the source that it left from.
-fn told_once(scene: &Scene, to: &[IpAddr]) {
+/// Each is one row and one count for each source that it left from.
+fn told_once(scene: &Scene, ways: &BTreeMap<IpAddr, usize>) {
+    let all: usize = ways.values().sum();
     let outcomes = scene.outcomes().unwrap();
-    assert_eq!((outcomes["unanswered"], outcomes["local"]), (to.len() as u64, 0), "{outcomes:?}");
+    assert_eq!((outcomes["unanswered"], outcomes["local"]), (all as u64, 0), "{outcomes:?}");
     let rows = poll::until(SHOWN, "the records", || {
         let rows = scene.rows(1000)?;
-        Ok(Some(rows).filter(|rows| rows.iter().filter(|r| r["outcome"] == "unanswered").count() >= to.len()))
+        Ok(Some(rows).filter(|rows| rows.iter().filter(|r| r["outcome"] == "unanswered").count() >= all))
     });
     let rows = rows.unwrap();
-    for destination in to {
+    for (destination, ways) in ways {
         let own: Vec<_> = rows.iter().filter(|row| row["destination"] == destination.to_string()).collect();
-        assert_eq!(own.len(), 1, "{destination}: {own:?}");
-        let row = own[0];
-        assert_eq!(row["outcome"], "unanswered", "{row}");
-        assert!(row["retransmits"].as_u64().unwrap() >= 4, "{row}");
-        assert_eq!(row["wanted_address"], row["real_address"], "{row}");
+        assert_eq!(own.len(), *ways, "{destination}: {own:?}");
+        assert!(own.iter().any(|row| row["retransmits"].as_u64().unwrap() >= 4), "{own:?}");
+        for row in own {
+            assert_eq!(row["outcome"], "unanswered", "{row}");
+            assert_eq!(row["wanted_address"], row["real_address"], "{row}");
+        }
     }
 }

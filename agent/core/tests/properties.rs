@@ -2,7 +2,7 @@
 
 #![expect(clippy::unwrap_used, reason = "a test fails loudly")]
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use ipnet::IpNet;
@@ -12,7 +12,9 @@ use mailsteer_core::config::{
     Pool, PoolSource, Retention, Safety, Stream, Tier, Uplink,
 };
 use mailsteer_core::decide::{Command, Observation, World, desired};
-use mailsteer_core::model::{Address, AddressState, Host, LaneMatch, Link, Route, SlotTarget, WantedKind};
+use mailsteer_core::model::{
+    Address, AddressState, Family, Host, LaneId, LaneMatch, Link, Route, SlotTarget, WantedKind,
+};
 use mailsteer_core::plan::{Action, AddressAt, Flaw, Observed, carried_out, flaws, plan};
 use proptest::prelude::*;
 
@@ -153,6 +155,8 @@ struct Lab {
     observed: Observed,
     host: Host,
     now: i64,
+    /// Connections that nobody has answered: of which lane, from which source.
+    pending: BTreeSet<(LaneId, Family, SlotTarget)>,
 }
 
 impl Lab {
@@ -182,7 +186,7 @@ impl Lab {
             world.apply(Observation::NoGuard, at(0));
         }
         world.apply(Observation::Host(host.clone()), at(0));
-        Self { world, observed: Observed::default(), host, now: 0 }
+        Self { world, observed: Observed::default(), host, now: 0, pending: BTreeSet::new() }
     }
 
     fn happen(&mut self, happening: &Happening) {
@@ -266,6 +270,10 @@ impl Lab {
             self.host.addresses.retain(|there| there.address != entry.address || !there.ours);
         }
         self.observed = carried_out(std::mem::take(&mut self.observed), action);
+        if matches!(action, Action::MovePending { .. }) {
+            let drawn = self.drawn();
+            self.pending.retain(|connection| drawn.contains(connection));
+        }
     }
 
     fn policy_routing(&self) -> bool {
@@ -274,6 +282,14 @@ impl Lab {
 
     fn flaws(&self) -> Vec<Flaw> {
         flaws(&self.observed, self.policy_routing())
+    }
+
+    /// Every lane, family and source that a connection can draw now.
+    fn drawn(&self) -> BTreeSet<(LaneId, Family, SlotTarget)> {
+        let slots = self.observed.slots.iter();
+        let all =
+            slots.flat_map(|(&(lane, family), slots)| slots.0.iter().map(move |&to| (lane, family, to)));
+        all.filter(|(.., to)| matches!(to, SlotTarget::Source(..))).collect()
     }
 
     /// Observes, decides, plans and acts until nothing is left to do; checks every step.
@@ -296,6 +312,8 @@ impl Lab {
                 prop_assert!(opened.is_empty(), "{action} opened {opened:?}");
                 before = after;
             }
+            let armed = decision.desired.armed;
+            prop_assert!(!armed || !self.observed.unmoved, "a plan that takes slots moves what is pending");
         }
         Err(TestCaseError::fail("the plan does not converge"))
     }
@@ -320,6 +338,33 @@ proptest! {
             }
         }
         lab.settle()?;
+    }
+
+    /// Whatever happens, and wherever the agent is killed: once it has settled no pending connection of a steered lane is
+    /// left with a source that holds no slot there. A killed agent leaves what it did and forgets that it did it.
+    #[test]
+    fn nothing_stays_pending_with_a_source_that_lost_its_slots(
+        shape in shape(),
+        happenings in prop::collection::vec((happening(), prop::option::of(0_usize..12)), 1..12),
+    ) {
+        let mut lab = Lab::new(&shape);
+        lab.settle()?;
+        for (happening, killed_after) in &happenings {
+            lab.pending.extend(lab.drawn());
+            lab.happen(happening);
+            lab.look();
+            let decision = desired(&lab.world, at(lab.now));
+            let actions = plan(&decision.desired, &lab.observed);
+            if let Some(done) = killed_after {
+                actions.iter().take(*done).for_each(|action| lab.carry_out(action));
+                (lab.observed.unmoved, lab.observed.unended) = (true, true);
+            }
+            lab.settle()?;
+            let decision = desired(&lab.world, at(lab.now));
+            let drawn = lab.drawn();
+            let left: Vec<_> = lab.pending.difference(&drawn).collect();
+            prop_assert!(!decision.desired.armed || left.is_empty(), "left: {left:?}");
+        }
     }
 
     #[test]

@@ -7,7 +7,7 @@
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::path::Path;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use mailsteer_core::config::{Config, OwnTable};
 use mailsteer_core::model::{Family, LaneId, Slots, SourceId};
@@ -16,7 +16,7 @@ use thiserror::Error;
 
 use super::bpf::{BpfError, BpfPaths, Programs};
 use super::guard::{Guard, Told};
-use super::live::{self, Ended, LiveError};
+use super::live::{self, Ending, LiveError};
 use super::net::Net;
 use super::nft::{self, Numbers, Table};
 use super::sysctls::Sysctls;
@@ -67,43 +67,6 @@ pub struct Written {
     pub slots: BTreeMap<(LaneId, Family), Slots>,
     /// Addresses of source ids.
     pub translations: BTreeMap<SourceId, IpAddr>,
-}
-
-/// Live connections of sources that lost their slots: when to look at them, and since when they are waited for.
-#[derive(Clone, Copy, Debug)]
-struct Ending {
-    since: Instant,
-    /// `None`: none is left.
-    next: Option<Instant>,
-}
-
-impl Default for Ending {
-    fn default() -> Self {
-        let now = Instant::now();
-        Self { since: now, next: Some(now) }
-    }
-}
-
-impl Ending {
-    fn is_due(&self) -> bool {
-        self.next.is_some_and(|next| next <= Instant::now())
-    }
-
-    fn wait(&self) -> Option<Duration> {
-        self.next.map(|next| next.saturating_duration_since(Instant::now()))
-    }
-
-    /// Those that were busy are looked at again when the first may have become idle, and less and less often the longer
-    /// it lasts.
-    fn looked(&mut self, done: Ended) {
-        if done.by_entry {
-            tracing::warn!(
-                "this kernel closes no sockets for others (CONFIG_INET_DIAG_DESTROY): what a flip was to cut ends at                  its next packet"
-            );
-        }
-        let now = Instant::now();
-        self.next = done.again.map(|wait| now + wait.max((now - self.since) / 16));
-    }
 }
 
 /// What was taken away, and what could not be.
@@ -273,7 +236,7 @@ impl Executor {
             Action::Table { spec, slots, translations } => self.write(spec, slots, translations).await?,
             Action::Flip { add, slots, remove } => {
                 self.flip(add, slots, remove).await?;
-                if takes_a_last_slot(action, &self.slots()) {
+                if self.written.as_ref().is_some_and(|now| takes_a_last_slot(action, &now.slots)) {
                     self.slots_were_taken();
                 }
             }

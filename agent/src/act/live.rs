@@ -22,7 +22,7 @@
 use std::collections::{BTreeMap, HashMap};
 use std::net::{IpAddr, SocketAddr};
 use std::path::Path;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use aya::maps::{HashMap as BpfMap, Map, MapData};
 use mailsteer_core::config::OnFlip;
@@ -61,6 +61,43 @@ pub struct Ended {
     pub again: Option<Duration>,
     /// Some had a socket here, and this kernel closes none: it ends at its next packet.
     pub by_entry: bool,
+}
+
+/// Live connections of sources that lost their slots: when to look at them, and since when they are waited for.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Ending {
+    since: Instant,
+    /// `None`: none is left.
+    next: Option<Instant>,
+}
+
+impl Default for Ending {
+    fn default() -> Self {
+        let now = Instant::now();
+        Self { since: now, next: Some(now) }
+    }
+}
+
+impl Ending {
+    pub(super) fn is_due(&self) -> bool {
+        self.next.is_some_and(|next| next <= Instant::now())
+    }
+
+    pub(super) fn wait(&self) -> Option<Duration> {
+        self.next.map(|next| next.saturating_duration_since(Instant::now()))
+    }
+
+    /// Those that were busy are looked at again when the first may have become idle, and less and less often the longer
+    /// it lasts.
+    pub(super) fn looked(&mut self, done: Ended) {
+        if done.by_entry {
+            tracing::warn!(
+                "this kernel closes no sockets for others (CONFIG_INET_DIAG_DESTROY): what a flip was to cut ends at                  its next packet"
+            );
+        }
+        let now = Instant::now();
+        self.next = done.again.map(|wait| now + wait.max((now - self.since) / 16));
+    }
 }
 
 /// `Action::EndLive`: ends connections to these ports whose source holds no slot, as their lane has it. `pins`: where the

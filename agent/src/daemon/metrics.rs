@@ -81,6 +81,8 @@ impl Samples {
         for (reason, packets) in counts.held() {
             self.count(Metric::Held, &[reason], packets);
         }
+        self.count(Metric::PendingMoved, &[], tallies.moved);
+        self.count(Metric::LiveEnded, &[], tallies.ended);
         for ((stream, cause), flips) in &tallies.flips {
             self.count(Metric::Flips, &[stream, cause], *flips);
         }

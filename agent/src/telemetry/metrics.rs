@@ -58,6 +58,8 @@ metrics! {
     BuildInfo Gauge "mailsteer_build_info" ["version"] "Always 1; the version of the agent.";
     PoolEligible Gauge "mailsteer_pool_eligible" ["pool", "tier", "family"] "Sources of a pool that may serve.";
     Flips Counter "mailsteer_flips_total" ["stream", "cause"] "Changes of slots because a source stopped or started to be eligible.";
+    PendingMoved Counter "mailsteer_pending_moved_total" [] "Connections that nobody had answered yet when their source lost its slots, and that took another source with their next SYN.";
+    LiveEnded Counter "mailsteer_live_ended_total" [] "Live connections that were ended because their source lost its slots (on_flip).";
     StreamConnections Counter "mailsteer_stream_connections_total" ["stream", "outcome"] "Connections by stream and what became of them, over all sources.";
     ProviderConnections Counter "mailsteer_provider_connections_total" ["provider", "outcome"] "Connections by who receives and what became of them.";
     SourceState Gauge "mailsteer_source_state" ["source", "state"] "1 for the state that a source is in.";

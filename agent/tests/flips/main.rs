@@ -15,6 +15,7 @@ use std::time::{Duration, Instant};
 
 use mailsteer::act::live::{IDLE, UNSURE_IDLE};
 use mailsteer::conntrack;
+use mailsteer::sockdiag::Turn;
 use mailsteer_core::config::OnFlip;
 use nft_lab::{Place, WORLD, as_user, eventually, sh};
 use scene::{Client, OTHER_USER, PORT, Scene, USER, address, entries, pending, source};
@@ -219,7 +220,12 @@ fn close_idle_ends_what_is_idle_and_leaves_what_is_busy() {
             let (mut idle, mut busy) = (Client::new(USER, to), Client::new(USER, to));
             idle.talks().unwrap();
             busy.talks().unwrap();
+            eventually(
+                "its turn for some ticks",
+                || matches!(busy.turn(), Some(Turn::Ours(silent)) if silent >= Duration::from_millis(20)),
+            );
             busy.says("WAIT").unwrap();
+            assert_eq!(busy.turn(), Some(Turn::Theirs));
             scene.flip(1, new).await;
             let began = Instant::now();
             scene.end_idle_until(1, 1).await;

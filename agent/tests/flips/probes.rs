@@ -23,7 +23,7 @@ fn probe(id: u16, to: &str, port: u16) -> Probe {
 async fn why(probe: Probe) -> String {
     match probe.run(SHORT).await.unwrap() {
         Sign::ProbeFailed { why } => why,
-        other => panic!("{other:?}"),
+        other => unreachable!("{other:?}"),
     }
 }
 

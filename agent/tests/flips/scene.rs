@@ -15,6 +15,7 @@ use mailsteer::act::bpf::{BpfPaths, Programs};
 use mailsteer::act::{Carried, Executor};
 use mailsteer::conntrack::{self, Entry};
 use mailsteer::nftnl::Ours;
+use mailsteer::sockdiag::{self, Turn};
 use mailsteer_core::config::{Balance, Config, OnFlip};
 use mailsteer_core::model::{
     Family, GuardSource, Lane, LaneId, LaneMatch, SlotTarget, Slots, SourceId, Steering, UplinkId,
@@ -172,11 +173,12 @@ impl Scene {
     /// Ends idle ones as the daemon does, until so many have ended in all.
     pub(super) async fn end_idle_until(&mut self, lane: u8, wanted: u64) {
         let mut ended = 0;
-        let deadline = std::time::Instant::now() + Duration::from_secs(15);
         while ended < wanted {
-            assert!(std::time::Instant::now() < deadline, "{ended} of {wanted} ended");
-            let wait = self.executor().until_next_ending().expect("some are busy");
-            tokio::time::sleep(wait).await;
+            assert!(
+                self.executor().until_next_ending().is_some(),
+                "{ended} of {wanted}, and none is waited for"
+            );
+            eventually("time to look again", || self.executor().unended());
             ended += self.end_live(lane, OnFlip::CloseIdle).await;
         }
         assert_eq!(ended, wanted);
@@ -296,6 +298,13 @@ impl Client {
         let mut text = [0; 512];
         let read = self.0.read(&mut text)?;
         Ok(String::from_utf8_lossy(&text[..read]).into_owned())
+    }
+
+    /// Whose turn the kernel says it is.
+    pub(super) fn turn(&self) -> Option<Turn> {
+        let own = self.0.local_addr().unwrap();
+        let all = sockdiag::Connection::open().unwrap().talking_to(PORT).unwrap();
+        all.into_iter().find(|one| one.local == own).unwrap().spoke.map(|spoke| spoke.turn())
     }
 
     /// Says a line and hears the answer.

@@ -147,6 +147,13 @@ pub enum EventKind {
         /// The provider.
         provider: String,
     },
+    /// What became of connections that began before a flip.
+    CarriedOver {
+        /// Pending ones, which take another source with their next SYN.
+        moved: u64,
+        /// Live ones that were ended (`on_flip`).
+        ended: u64,
+    },
     /// A pool has no eligible source left.
     Exhausted {
         /// The stream.
@@ -227,6 +234,7 @@ impl EventKind {
             Self::Verdict { .. } => "verdict",
             Self::FlipWithheld { .. } => "flip-withheld",
             Self::NetworkIsolated { .. } => "network-isolated",
+            Self::CarriedOver { .. } => "carried-over",
             Self::Exhausted { .. } => "exhausted",
             Self::TableRepaired { .. } => "table-repaired",
             Self::GuardFirstAgain { .. } => "guard-first-again",
@@ -257,6 +265,7 @@ impl EventKind {
             | Self::Exhausted { stream, .. } => stream,
             Self::HoldStarted { .. } | Self::HoldEnded { .. } => "hold",
             Self::NetworkIsolated { provider, .. } => provider,
+            Self::CarriedOver { .. } => "connections",
             Self::TableRepaired { .. } => "table",
             Self::GuardFirstAgain { interface } => interface,
             Self::Disturbed { .. } => "host",
@@ -311,6 +320,12 @@ impl fmt::Display for EventKind {
                  refused and not moved. Find out why before you resume any",
                 At(provider)
             ),
+            Self::CarriedOver { moved, ended } => {
+                write!(
+                    f,
+                    "after a flip {moved} pending connections took another source, {ended} live ones were ended"
+                )
+            }
             Self::Exhausted { stream, family } => {
                 write!(f, "{stream} {family}: no source of its pool is eligible")
             }

@@ -147,6 +147,7 @@ impl Reconciler {
             self.shared.tally(|tallies| tallies.guard_repairs += 1);
             self.tell_now(EventKind::GuardFirstAgain { interface });
         }
+        self.tell_carried_over(carried);
         self.tell_repair(action, carried);
         Ok(())
     }

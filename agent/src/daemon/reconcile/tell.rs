@@ -36,6 +36,18 @@ impl Reconciler {
         self.tell_now(EventKind::TableRepaired { what, program, pid, healed: carried.healed, unguarded_ms });
     }
 
+    /// What became of connections that began before a flip.
+    pub(super) fn tell_carried_over(&self, Carried { moved, ended, .. }: Carried) {
+        if (moved, ended) == (0, 0) {
+            return;
+        }
+        self.shared.tally(|tallies| {
+            tallies.moved += moved;
+            tallies.ended += ended;
+        });
+        self.tell_now(EventKind::CarriedOver { moved, ended });
+    }
+
     pub(super) fn tell_flips(&self, decision: &Decision) {
         let (flips, exhausted) = decide::flips(&self.decision.desired, &decision.desired);
         for flip in flips {
