@@ -125,7 +125,7 @@ impl Place {
         let receiver = Receiver::start(&lab.world, 25)?;
         receiver.script(Whom::All, Behaviour::BannerClose);
         let addresses: String = others(more).map(|one| format!("addr add {one}/32 dev upa\n")).collect();
-        crate::exec::output_of(&mut lab.mail.command("ip").args(["-batch", "-"]), &addresses)?;
+        crate::exec::output_of(lab.mail.command("ip").args(["-batch", "-"]), &addresses)?;
         lab.world.sh(&format!("ip route replace {NETWORK}/20 via {}", uplinks()[0].own4))?;
         let agent = Agent::start(&lab, &config(more))?;
         let mut place = Self { agent, receiver, to: Vec::new(), lab };

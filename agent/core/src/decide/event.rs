@@ -303,23 +303,7 @@ impl fmt::Display for EventKind {
                 write!(f, "{stream} {family}: {source} {before} -> {after}")?;
                 reason.as_ref().map_or(Ok(()), |reason| write!(f, " ({reason})"))
             }
-            Self::Verdict { source, address, provider, from, to, .. } => {
-                write!(f, "{source} ({address}) at {}: {from} -> {}", At(provider), to.name())?;
-                verdict(f, to)
-            }
-            Self::FlipWithheld { source, address, provider, cause, why } => {
-                write!(
-                    f,
-                    "{source} ({address}) seems to fail at {} ({cause}) and goes on: {why}",
-                    At(provider)
-                )
-            }
-            Self::NetworkIsolated { network, provider } => write!(
-                f,
-                "several sources of {network} were isolated at {} within an hour: all of it is, and its mail there is \
-                 refused and not moved. Find out why before you resume any",
-                At(provider)
-            ),
+            Self::Verdict { .. } | Self::FlipWithheld { .. } | Self::NetworkIsolated { .. } => self.belief(f),
             Self::CarriedOver { moved, ended } => {
                 write!(
                     f,
@@ -364,6 +348,32 @@ impl fmt::Display for EventKind {
             Self::ConfigRefused { errors } => {
                 write!(f, "the new config has {errors} errors and was refused; the old one stays")
             }
+        }
+    }
+}
+
+impl EventKind {
+    /// What is believed, in words.
+    fn belief(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Verdict { source, address, provider, from, to, .. } => {
+                write!(f, "{source} ({address}) at {}: {from} -> {}", At(provider), to.name())?;
+                verdict(f, to)
+            }
+            Self::FlipWithheld { source, address, provider, cause, why } => {
+                write!(
+                    f,
+                    "{source} ({address}) seems to fail at {} ({cause}) and goes on: {why}",
+                    At(provider)
+                )
+            }
+            Self::NetworkIsolated { network, provider } => write!(
+                f,
+                "several sources of {network} were isolated at {} within an hour: all of it is, and its mail there is \
+                 refused and not moved. Find out why before you resume any",
+                At(provider)
+            ),
+            _ => Ok(()),
         }
     }
 }

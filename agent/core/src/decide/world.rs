@@ -252,7 +252,7 @@ impl World {
             }
             standings.insert(source.local, standing);
         }
-        flaps.retain(|local| standings.contains_key(&local));
+        flaps.retain(|local| standings.contains_key(local));
         self.flaps = flaps;
         self.await_addresses(&standings, now);
         self.standings = standings;
