@@ -17,7 +17,7 @@
 //! resolver that is away isolate nobody. A source without siblings there is isolated by the receivers' own words alone: a
 //! refusal, or a greeting of 4xx or 5xx.
 //!
-//! How often that is wrong is measured by the simulation (`tests/simulation`): see its `false_alarms`.
+//! How often that is wrong has not been measured yet.
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
