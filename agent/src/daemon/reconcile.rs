@@ -300,10 +300,12 @@ impl Reconciler {
 
     /// Most of what connections meet changes nothing, and then no pass is worth its time.
     fn hear(&mut self, signals: Vec<Signal>) -> Wanted {
+        // A jump that is taken in here is for everybody to see.
+        let jumped = self.jumps.is_due();
         let now = self.now();
         let events = self.world.apply(Observation::Traffic(signals), now);
         self.tell(&events);
-        if events.is_empty() { Wanted::Nothing } else { Wanted::Pass }
+        if events.is_empty() && !jumped { Wanted::Nothing } else { Wanted::Pass }
     }
 
     /// The time by which the world goes on. A jump of the clock is taken in first: else what was said for an hour would
