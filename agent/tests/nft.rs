@@ -55,6 +55,7 @@ impl Setup {
             id,
             stream: format!("stream{id}"),
             provider: "other".into(),
+            networks: Vec::new(),
             matches,
             steering,
             balance: Balance::RoundRobin,

@@ -145,7 +145,37 @@ fn too_many() -> Vec<(String, &'static str)> {
     }
     let ranges: Vec<String> = (0..4).map(|n| format!("\"20.0.{}.0/22\"", n * 4)).collect();
     let sources = format!("[pool.p]\naddresses = [{}]\n", ranges.join(", "));
-    vec![(streams, "too-many-streams"), (uplinks, "too-many-uplinks"), (sources, "too-many-sources")]
+    let mut lanes = "[pool.p]\naddresses = \"203.0.113.10\"\n".to_owned();
+    for n in 0..32 {
+        lanes += &format!("[stream.s{n}]\npool = \"p\"\nuid = {}\n", 1000 + n);
+    }
+    for n in 0..7 {
+        lanes += &format!("[provider.p{n}]\nnetworks = \"20.{n}.0.0/16\"\n");
+    }
+    vec![
+        (streams, "too-many-streams"),
+        (lanes, "too-many-lanes"),
+        (uplinks, "too-many-uplinks"),
+        (sources, "too-many-sources"),
+    ]
+}
+
+#[test]
+fn a_receiver_is_one_providers_or_others() {
+    let text = r#"
+        [provider.big]
+        networks = ["198.51.100.0/25", "198.51.100.128/25", "2001:db8:77::/48"]
+        [provider.small]
+        networks = "192.0.2.25"
+    "#;
+    let config = sound(text);
+    let of = |address: &str| config.provider_of(address.parse().unwrap()).to_owned();
+    assert_eq!(
+        ["198.51.100.200", "2001:db8:77::1", "192.0.2.25", "192.0.2.26"].map(of),
+        ["big", "big", "small", "other"]
+    );
+    assert_eq!(config.providers[0].networks.len(), 2, "neighbours are one network");
+    assert_eq!(config.all_providers().map(|(name, _)| name).collect::<Vec<_>>(), ["big", "small", "other"]);
 }
 
 #[test]

@@ -2,7 +2,7 @@
 
 use mailsteer_core::config::{PoolSource, Tier};
 use mailsteer_core::decide::{self, World};
-use mailsteer_core::model::{Desired, Family, SlotTarget, Slots, Steering};
+use mailsteer_core::model::{Desired, Family, Lane, SlotTarget, Slots, Steering};
 
 use super::view::{Destination, Explanation, Fate, SourceStep, StreamStep, Who};
 
@@ -16,12 +16,16 @@ pub fn explained(world: &World, desired: &Desired, who: Who, destination: Destin
         return Explanation { not_steered: Some(why), result, ..empty(who, destination, family) };
     }
     let answer = decide::explain(world, desired, &who, destination.address);
-    let (fate, share) = fate(desired, answer.stream.as_deref(), family);
+    let lane = desired.lanes.iter().find(|lane| {
+        answer.stream.as_ref() == Some(&lane.stream) && answer.provider.as_ref() == Some(&lane.provider)
+    });
+    let (fate, share) = lane.map_or((Fate::Alone, 0), |lane| fate(lane, family));
     let stream =
         |step: decide::StreamAnswer| StreamStep { stream: step.stream, matched: step.matched, why: step.why };
     Explanation {
         not_steered: answer.not_steered,
         streams: answer.streams.into_iter().map(stream).collect(),
+        provider: answer.provider,
         pool: answer.pool,
         sources: answer.sources.into_iter().filter_map(|step| source_step(world, step)).collect(),
         result: answer.result,
@@ -32,11 +36,9 @@ pub fn explained(world: &World, desired: &Desired, who: Who, destination: Destin
     }
 }
 
-/// What happens to the steered share of a stream, and how large that is. While the operator holds,
+/// What happens to the steered share of a lane, and how large that is. While the operator holds,
 /// part of it may be refused.
-fn fate(desired: &Desired, stream: Option<&str>, family: Family) -> (Fate, u32) {
-    let lane = desired.lanes.iter().find(|lane| Some(lane.stream.as_str()) == stream);
-    let Some(lane) = lane else { return (Fate::Alone, 0) };
+fn fate(lane: &Lane, family: Family) -> (Fate, u32) {
     let share = match lane.steering {
         Steering::Observe | Steering::Bypass => return (Fate::Alone, 0),
         Steering::Canary(share) => u32::from(share),
@@ -68,6 +70,7 @@ const fn empty(who: Who, destination: Destination, family: Family) -> Explanatio
         destination,
         not_steered: None,
         streams: Vec::new(),
+        provider: None,
         pool: None,
         family,
         sources: Vec::new(),

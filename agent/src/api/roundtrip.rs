@@ -164,7 +164,7 @@ filled! {
     EventRow { number, time, kind, subject, text, evidence }
     Who { uid, gid, cgroup, tag, subnet, mark, via }
     Destination { address, port }
-    Explanation { who, destination, not_steered, streams, pool, family, sources, result, assumed, stream, fate, share }
+    Explanation { who, destination, not_steered, streams, provider, pool, family, sources, result, assumed, stream, fate, share }
     StreamStep { stream, matched, why }
     SourceStep { source, address, tier, share, why }
     PlanRow { text, action }

@@ -90,6 +90,7 @@ mod tests {
             destination: Destination { address: [203, 0, 113, 1].into(), port: 25 },
             not_steered: None,
             streams: vec![],
+            provider: Some("other".into()),
             pool: Some("main".into()),
             family: Family::V4,
             sources: vec![SourceStep {

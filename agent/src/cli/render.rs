@@ -323,7 +323,8 @@ pub(super) fn explanation(e: &Explanation) -> String {
             vec![s.source.clone(), s.address.to_string(), tier(s.tier), share, s.why.clone()]
         };
         let rows: Vec<_> = e.sources.iter().map(row).collect();
-        let _ = writeln!(out, "\npool {pool}, {}", e.family);
+        let provider = e.provider.as_deref().unwrap_or("-");
+        let _ = writeln!(out, "\npool {pool}, {}, provider {provider}", e.family);
         out.push_str(&table(&["SOURCE", "ADDRESS", "TIER", "SHARE", "WHY NOT"], &[3], &rows));
     }
     for text in &e.assumed {

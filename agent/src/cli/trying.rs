@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use futures_util::StreamExt;
+use mailsteer_core::config::OTHER;
 use mailsteer_core::model::Family;
 use mailsteer_ebpf::Mark;
 
@@ -129,7 +130,7 @@ fn tracked(stream: &str, explanation: &Explanation, probe: &Probe) -> Result<Opt
         uid: None,
         cgroup: None,
         stream: mark.filter(|mark| mark.lane != 0).map(|_| stream.to_owned()),
-        provider: "other".to_owned(),
+        provider: explanation.provider.clone().unwrap_or_else(|| OTHER.to_owned()),
         wanted_source: named.filter(|_| steered).map(|source| source.source.clone()),
         // Lock 1 lets a mark pass with its source's address only: what left is what was wanted.
         wanted_address: steered.then_some(entry.leaves_from),

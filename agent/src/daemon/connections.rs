@@ -121,7 +121,7 @@ fn keep(shared: &Shared, gatherer: &Gatherer, cgroups: &mut Cgroups, batch: &[Re
             _ => Told::default(),
         };
         if told != Told::default() {
-            gatherer.tell(lane_of(&published, row.stream.as_deref()), told);
+            gatherer.tell(lane_of(&published, &row), told);
         }
         shared.connections.add(row);
     }
@@ -135,11 +135,10 @@ const fn ended(record: &Record) -> Option<&Event> {
     }
 }
 
-/// The lane of a stream; 0 where none matched.
-fn lane_of(published: &Published, stream: Option<&str>) -> LaneId {
-    let lanes = &published.decision.desired.lanes;
-    let lane = stream.and_then(|stream| lanes.iter().find(|lane| lane.stream == stream));
-    lane.map_or(LaneId(0), |lane| lane.id)
+/// The lane of a stream at a provider; 0 where none matched.
+fn lane_of(published: &Published, row: &ConnectionRow) -> LaneId {
+    let ids = published.world.ids();
+    row.stream.as_ref().and_then(|stream| ids.lane(stream, &row.provider)).unwrap_or(LaneId(0))
 }
 
 fn row(published: &Published, cgroups: &mut Cgroups, clock: Clock, event: &Event) -> ConnectionRow {
@@ -150,7 +149,7 @@ fn row(published: &Published, cgroups: &mut Cgroups, clock: Clock, event: &Event
     let wanted = mark.and_then(|mark| published.known.source(mark)).cloned();
     let (mut stream, provider) = match mark.and_then(|mark| published.known.lane(mark)) {
         Some((stream, provider)) => (Some(stream.clone()), provider.clone()),
-        None => (None, "other".to_owned()),
+        None => (None, published.world.config().provider_of(destination).to_owned()),
     };
     let mut told = outcome;
     if outcome == Outcome::Local {

@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use mailsteer_core::config::Tier;
+use mailsteer_core::config::{OTHER, Tier};
 use mailsteer_core::model::Family;
 
 use super::counts::{Counts, Pair};
@@ -89,7 +89,8 @@ impl Samples {
     }
 
     fn streams(&mut self, published: &Published) {
-        for lane in &published.decision.desired.lanes {
+        // A stream is in one mode at all providers.
+        for lane in published.decision.desired.lanes.iter().filter(|lane| lane.provider == OTHER) {
             let (now, _) = status::mode(lane.steering);
             for mode in StreamMode::ALL {
                 self.add(Metric::Streams, &[&lane.stream, mode.as_str()], f64::from(u8::from(mode == now)));

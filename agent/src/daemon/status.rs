@@ -6,7 +6,7 @@
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 
-use mailsteer_core::config::{Pool, PoolSource, Tier};
+use mailsteer_core::config::{OTHER, Pool, PoolSource, Tier};
 use mailsteer_core::decide::{Reason, State, World};
 use mailsteer_core::model::{Family, Lane, SlotTarget, Slots, Steering};
 
@@ -35,7 +35,7 @@ pub(super) fn status(shared: &Shared, published: &Published) -> Status {
             error: published.config_error.clone(),
         },
         locks: published.locks.clone(),
-        streams: published.decision.desired.lanes.iter().map(|lane| stream(world, lane)).collect(),
+        streams: streams(world, &published.decision.desired.lanes),
         pools: pools(world),
         totals: totals(&counts),
         conntrack_used_ratio: counts.conntrack_used,
@@ -63,13 +63,26 @@ pub(super) fn status(shared: &Shared, published: &Published) -> Status {
     status
 }
 
-fn stream(world: &World, lane: &Lane) -> StreamState {
+/// Every stream: it is in one mode, and matched alike, at all providers.
+fn streams(world: &World, lanes: &[Lane]) -> Vec<StreamState> {
+    let elsewhere = lanes.iter().filter(|lane| lane.provider == OTHER);
+    let row = |other: &Lane| {
+        let of_stream: Vec<&Lane> = lanes.iter().filter(|lane| lane.stream == other.stream).collect();
+        stream(world, other, &of_stream)
+    };
+    elsewhere.map(row).collect()
+}
+
+fn stream(world: &World, lane: &Lane, of_stream: &[&Lane]) -> StreamState {
     let pool = world.config().streams.iter().find(|stream| stream.name == lane.stream);
     let (mode, share) = mode(lane.steering);
     let dry = |family: &Family| {
         let exhausted = SlotTarget::Refuse(mailsteer_core::model::RefuseReason::Exhausted);
         let serves_nobody = |target: &SlotTarget| *target == exhausted || *target == SlotTarget::Hold;
-        lane.slots.get(family).and_then(Slots::says).is_some_and(|says| serves_nobody(&says))
+        let is_dry = |lane: &&Lane| {
+            lane.slots.get(family).and_then(Slots::says).is_some_and(|says| serves_nobody(&says))
+        };
+        of_stream.iter().all(is_dry)
     };
     StreamState {
         name: lane.stream.clone(),

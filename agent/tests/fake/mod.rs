@@ -204,6 +204,7 @@ pub(crate) fn explanation(who: Who, destination: Destination) -> Explanation {
             step("marketing", false, "the socket is not bound to 198.18.0.2"),
             step("transactional", true, "user id 105"),
         ],
+        provider: Some("other".into()),
         pool: Some("transactional".into()),
         family: Family::V4,
         sources: vec![

@@ -87,6 +87,7 @@ impl Scene {
             id,
             stream: format!("stream{id}"),
             provider: "other".into(),
+            networks: Vec::new(),
             matches,
             steering: Steering::Enforce,
             balance: Balance::RoundRobin,

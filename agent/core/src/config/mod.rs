@@ -16,6 +16,6 @@ pub use load::{Checked, load};
 pub use problem::{CODES, Label, Problem, Severity};
 pub use schema::{reference, schema};
 pub use settings::{
-    Balance, Config, ControlAccess, Ebpf, HostView, Ipv6, Mode, OnExhausted, OnFlip, OnRelapse, OwnTable,
-    Plumbing, Pool, PoolSource, Retention, Safety, Stream, Tier, Uplink,
+    Balance, Config, ControlAccess, Ebpf, HostView, Ipv6, Mode, OTHER, OnExhausted, OnFlip, OnRelapse,
+    OwnTable, Plumbing, Pool, PoolSource, Provider, Retention, Safety, Stream, Tier, Uplink,
 };

@@ -216,6 +216,8 @@ codes! {
     ALIAS_SHARES_PREFIX = "alias-shares-prefix",
     FAMILY_NOT_ON_HOST = "family-not-on-host",
     TOO_MANY_STREAMS = "too-many-streams",
+    TOO_MANY_LANES = "too-many-lanes",
+    PROVIDERS_OVERLAP = "providers-overlap",
     UNKNOWN_POOL = "unknown-pool",
     UNKNOWN_USER = "unknown-user",
     UNKNOWN_GROUP = "unknown-group",

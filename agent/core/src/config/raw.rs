@@ -42,6 +42,9 @@ table! {
         safety: RawSafety,
         /// Uplinks by name: interface and gateway by which mail leaves. None: found by the default routes.
         uplink: Keyed<RawUplink>,
+        /// Providers by name: who receives. What is believed of a source at one provider leaves the others alone; receivers
+        /// of none of these are `other`.
+        provider: Keyed<RawProvider>,
         /// Pools by name: the sources that a stream may leave from.
         pool: Keyed<RawPool>,
         /// Streams by name: whose mail leaves by which pool. They match in the order in which they stand in the
@@ -161,6 +164,16 @@ table! {
         gateway: Many<String>,
         /// Networks: a source belongs to the uplink whose prefix holds it. Needed where there are several uplinks.
         prefix: Many<String>,
+    }
+}
+
+table! {
+    /// Receivers that judge together.
+    #[schemars(rename = "Provider")]
+    pub(crate) struct RawProvider {
+        /// The networks that its mail servers are in, such as those that its SPF record lists.
+        #[schemars(required)]
+        networks: Many<String>,
     }
 }
 

@@ -34,6 +34,8 @@ pub struct Config {
     pub safety: Safety,
     /// Uplinks as configured; empty: found by the default routes.
     pub uplinks: Vec<Uplink>,
+    /// Providers in file order; what no one has is [`OTHER`].
+    pub providers: Vec<Provider>,
     /// Pools by name.
     pub pools: BTreeMap<String, Pool>,
     /// Streams in the order in which they match.
@@ -275,6 +277,18 @@ pub struct Stream {
     pub on_flip: OnFlip,
 }
 
+/// The provider of receivers that no other one has.
+pub const OTHER: &str = "other";
+
+/// Receivers that judge together.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Provider {
+    /// Its name.
+    pub name: String,
+    /// Where its mail servers are; no two providers have an address in common.
+    pub networks: Vec<IpNet>,
+}
+
 /// An uplink.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Uplink {
@@ -315,9 +329,25 @@ impl Config {
             retention: Retention::default(),
             safety: Safety::default(),
             uplinks: vec![],
+            providers: vec![],
             pools: BTreeMap::new(),
             streams: vec![],
         })
+    }
+
+    /// Whose receiver an address is.
+    #[must_use]
+    pub fn provider_of(&self, receiver: IpAddr) -> &str {
+        let holds =
+            |provider: &&Provider| provider.networks.iter().any(|network| network.contains(&receiver));
+        self.providers.iter().find(holds).map_or(OTHER, |provider| &provider.name)
+    }
+
+    /// Every provider with its networks; the last is [`OTHER`], and has none.
+    pub fn all_providers(&self) -> impl Iterator<Item = (&str, &[IpNet])> {
+        let named =
+            self.providers.iter().map(|provider| (provider.name.as_str(), provider.networks.as_slice()));
+        named.chain([(OTHER, [].as_slice())])
     }
 
     /// The first stream that is matched by a cgroup. Only the eBPF programs know cgroups: without them nobody could tell

@@ -10,7 +10,7 @@ use jiff::{SignedDuration, Timestamp};
 
 use super::slots::{Holder, Member, Rest};
 use super::traffic::{self, Share as Fate, State};
-use super::world::{OTHER, World};
+use super::world::World;
 use super::{Reason, slots, sources, uplinks};
 use crate::config::{Ipv6, Mode, OnExhausted, OnFlip, Plumbing, Pool, PoolSource, Stream, Tier};
 use crate::model::{
@@ -42,10 +42,14 @@ pub fn desired(world: &World, now: Timestamp) -> Decision {
     let ways = uplinks::plans(&world.config, host, &world.ids);
     let mut choices = Vec::new();
     let mut shared = BTreeMap::new();
-    let streams = world.config.streams.iter();
-    let lanes: Vec<Lane> = streams
-        .filter_map(|stream| lane(world, host, &ways, stream, now, &mut shared, &mut choices))
-        .collect();
+    let mut lanes = Vec::new();
+    for stream in &world.config.streams {
+        for (provider, networks) in world.config.all_providers() {
+            let place = Place { world, host, ways: &ways, provider, now };
+            let lane = lane(&place, stream, &mut shared, &mut choices);
+            lanes.extend(lane.map(|lane| Lane { networks: networks.to_vec(), ..lane }));
+        }
+    }
     let steers = |lane: &Lane| matches!(lane.steering, Steering::Canary(_) | Steering::Enforce);
     let desired = Desired {
         ports: world.config.ports.clone(),
@@ -138,7 +142,7 @@ fn guard_sources(world: &World, host: &Host, ways: &[UplinkPlan]) -> Vec<GuardSo
 }
 
 /// Lanes of one pool, provider and family share one computation, unless a stream's shares may not move.
-type Shared = BTreeMap<(String, String, Family, Option<String>), Share>;
+type Shared = BTreeMap<(String, Option<String>, Family, Option<String>), Share>;
 
 #[derive(Clone)]
 struct Share {
@@ -152,24 +156,20 @@ struct Share {
     standings: Vec<(String, Result<u32, Reason>)>,
 }
 
-fn lane(
-    world: &World,
-    host: &Host,
-    ways: &[UplinkPlan],
-    stream: &Stream,
-    now: Timestamp,
-    shared: &mut Shared,
-    choices: &mut Vec<Choice>,
-) -> Option<Lane> {
-    let id = world.ids.lane(&stream.name, OTHER)?;
+/// A stream's lane at a provider, without the provider's networks.
+fn lane(place: &Place<'_>, stream: &Stream, shared: &mut Shared, choices: &mut Vec<Choice>) -> Option<Lane> {
+    let Place { world, provider, .. } = *place;
+    let id = world.ids.lane(&stream.name, provider)?;
     let pool = world.config.pools.get(&stream.pool)?;
+    let rails = world.traffic.rails();
+    let special = rails.is_special(&stream.name, provider).then(|| stream.name.clone());
+    // Where nothing is believed of any source, providers do not differ.
+    let believed = world.traffic.knows(provider).then(|| provider.to_owned());
+    let stopped = world.hold().is_none() && rails.is_stopped(&stream.name, provider);
     let mut by_family = BTreeMap::new();
     for family in Family::BOTH {
-        let special = world.traffic.rails().is_special(&stream.name, OTHER).then(|| stream.name.clone());
-        let key = (pool.name.clone(), OTHER.to_owned(), family, special);
-        let place = Place { world, host, ways, provider: OTHER, now };
-        let share = shared.entry(key).or_insert_with(|| share(&place, pool, &stream.name, family));
-        let stopped = world.hold().is_none() && world.traffic.rails().is_stopped(&stream.name, OTHER);
+        let key = (pool.name.clone(), believed.clone(), family, special.clone());
+        let share = shared.entry(key).or_insert_with(|| share(place, pool, &stream.name, family));
         by_family.insert(family, slots_of(share, stream, family, stopped));
         choices.extend(share.standings.iter().map(|(source, standing)| Choice {
             lane: id,
@@ -184,7 +184,8 @@ fn lane(
     Some(Lane {
         id,
         stream: stream.name.clone(),
-        provider: OTHER.to_owned(),
+        provider: provider.to_owned(),
+        networks: Vec::new(),
         matches: stream.matches.clone(),
         steering: steering(world, stream),
         balance: pool.balance,
@@ -229,6 +230,7 @@ fn slots_of(share: &Share, stream: &Stream, family: Family, stopped: bool) -> Sl
 }
 
 /// Where and when shares are computed.
+#[derive(Clone, Copy)]
 struct Place<'a> {
     world: &'a World,
     host: &'a Host,
@@ -330,12 +332,12 @@ fn believed(
     let on_hold = place.world.hold().is_some();
     let belief = |source: &PoolSource| -> Option<Reason> {
         let (portion, verdict) = place.world.traffic.portion(source.local, place.provider);
-        let verdict = verdict.filter(|_| portion == 0 && !on_hold)?;
+        let (provider, verdict) = verdict.filter(|_| portion == 0 && !on_hold)?;
         let until = match &verdict.state {
             State::Isolated { until, .. } => Some(*until),
             _ => None,
         };
-        Some(Reason::Isolated { provider: place.provider.to_owned(), cause: verdict.cause()?.clone(), until })
+        Some(Reason::Isolated { provider: provider.to_owned(), cause: verdict.cause()?.clone(), until })
     };
     let judged = |(standing, source): (Result<UplinkId, Reason>, &&PoolSource)| {
         standing.and_then(|uplink| belief(source).map_or(Ok(uplink), Err))

@@ -96,10 +96,13 @@ pub enum EventKind {
         /// Why.
         why: String,
     },
-    /// Traffic was moved.
+    /// Traffic was moved: a source holds slots of a stream and held none, or the other way round.
     Flipped {
         /// The stream.
         stream: String,
+        /// At which providers; empty: at every one.
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        providers: Vec<String>,
         /// The family.
         family: Family,
         /// The source whose share changed.
@@ -298,9 +301,11 @@ impl fmt::Display for EventKind {
                 write!(f, "on hold{}: no share moves by itself: {why}", Until(*until))
             }
             Self::HoldEnded { why } => write!(f, "off hold, shares move again: {why}"),
-            Self::Flipped { stream, family, source, before, after, reason } => {
+            Self::Flipped { stream, providers, family, source, before, after, reason } => {
                 let (before, after) = (Percent(*before), Percent(*after));
-                write!(f, "{stream} {family}: {source} {before} -> {after}")?;
+                let at = if providers.is_empty() { "" } else { " at " };
+                let providers = providers.join(", ");
+                write!(f, "{stream} {family}{at}{providers}: {source} {before} -> {after}")?;
                 reason.as_ref().map_or(Ok(()), |reason| write!(f, " ({reason})"))
             }
             Self::Verdict { .. } | Self::FlipWithheld { .. } | Self::NetworkIsolated { .. } => self.belief(f),

@@ -47,6 +47,8 @@ pub struct Explanation {
     pub streams: Vec<StreamAnswer>,
     /// The stream that matched.
     pub stream: Option<String>,
+    /// Whose receiver the destination is.
+    pub provider: Option<String>,
     /// Its pool.
     pub pool: Option<String>,
     /// Each source of the pool in the destination's family.
@@ -89,7 +91,8 @@ pub fn explain(world: &World, desired: &Desired, who: &Who, destination: IpAddr)
         return Explanation { not_steered: Some(why), result, ..nothing() };
     }
     let mut streams = Vec::new();
-    for lane in &desired.lanes {
+    let provider = world.config.provider_of(destination);
+    for lane in desired.lanes.iter().filter(|lane| lane.provider == provider) {
         let mismatch = mismatch(&lane.matches, who, destination);
         let matched = mismatch.is_none();
         let why = mismatch.unwrap_or_else(|| lane.matches.to_string());
@@ -107,6 +110,7 @@ const fn nothing() -> Explanation {
         not_steered: None,
         streams: Vec::new(),
         stream: None,
+        provider: None,
         pool: None,
         sources: Vec::new(),
         refused: None,
@@ -193,6 +197,7 @@ fn matched_by(
         not_steered: None,
         streams,
         stream: Some(lane.stream.clone()),
+        provider: Some(lane.provider.clone()),
         pool: stream.map(|stream| stream.pool.clone()),
         refused: refused(lane, family),
         result: result(lane, family, &sources),

@@ -1,15 +1,17 @@
 //! Which shares changed between two decisions, and why.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::{EventKind, Reason};
-use crate::model::{Choice, ChoiceMode, Desired, Family, LaneId, SlotTarget};
+use crate::model::{Choice, ChoiceMode, Desired, Family, Lane, LaneId, RefuseReason, SlotTarget, Slots};
 
-/// A source's share of a lane that changed.
+/// A source that holds slots of a stream and held none, or the other way round, at some providers.
 #[derive(Clone, PartialEq, Debug)]
 pub struct Flip {
     /// The stream.
     pub stream: String,
+    /// At which providers; empty: at every one.
+    pub providers: Vec<String>,
     /// The family.
     pub family: Family,
     /// The source.
@@ -24,55 +26,78 @@ pub struct Flip {
 
 impl From<Flip> for EventKind {
     fn from(flip: Flip) -> Self {
-        let Flip { stream, family, source, before, after, reason } = flip;
-        Self::Flipped { stream, family, source, before, after, reason }
+        let Flip { stream, providers, family, source, before, after, reason } = flip;
+        Self::Flipped { stream, providers, family, source, before, after, reason }
     }
 }
 
 /// What changed from one decision to the next, for lanes that stand in both; and lanes that ran out of sources.
+///
+/// Siblings that hold more or fewer slots because of it are not told one by one: with a thousand of them in 64 streams that
+/// would be 64,000 events for one address.
 #[must_use]
 pub fn flips(before: &Desired, after: &Desired) -> (Vec<Flip>, Vec<EventKind>) {
+    let lanes: BTreeMap<LaneId, &Lane> = after.lanes.iter().map(|lane| (lane.id, lane)).collect();
     let earlier: BTreeMap<_, &Choice> = before.choices.iter().map(|choice| (key(choice), choice)).collect();
-    let changed = after.choices.iter().filter_map(|choice| {
-        let was = earlier.get(&key(choice))?;
+    let mut flips: Vec<Flip> = Vec::new();
+    let mut found: BTreeMap<(&str, Family, &str), Vec<usize>> = BTreeMap::new();
+    for choice in &after.choices {
+        let Some(was) = earlier.get(&key(choice)) else { continue };
+        let changed = holds(&was.mode) != holds(&choice.mode);
+        let Some(lane) = lanes.get(&choice.lane).filter(|_| changed) else { continue };
         let (before, now) = (share(&was.mode), share(&choice.mode));
-        (before != now).then(|| Flip {
-            stream: stream_of(after, choice.lane),
-            family: choice.family,
-            source: choice.source.clone(),
-            before,
-            after: now,
-            reason: match &choice.mode {
-                ChoiceMode::Discarded(reason) => Some(reason.clone()),
-                ChoiceMode::Chosen { .. } => None,
-            },
-        })
-    });
-    (changed.collect(), exhausted(before, after))
-}
-
-fn exhausted(before: &Desired, after: &Desired) -> Vec<EventKind> {
-    let dry = |desired: &Desired, lane: LaneId, family: Family| {
-        let lane = desired.lanes.iter().find(|candidate| candidate.id == lane);
-        let slots = lane.and_then(|lane| lane.slots.get(&family));
-        let refuses = |target: &SlotTarget| {
-            matches!(target, SlotTarget::Refuse(crate::model::RefuseReason::Exhausted) | SlotTarget::Pass)
+        let reason = match &choice.mode {
+            ChoiceMode::Discarded(reason) => Some(reason.clone()),
+            ChoiceMode::Chosen { .. } => None,
         };
-        slots.and_then(crate::model::Slots::says).is_some_and(|says| refuses(&says))
-    };
-    let mut events = Vec::new();
-    for lane in &after.lanes {
-        for family in Family::BOTH {
-            if dry(after, lane.id, family) && !dry(before, lane.id, family) {
-                events.push(EventKind::Exhausted { stream: lane.stream.clone(), family });
-            }
+        let alike = found.entry((&lane.stream, choice.family, &choice.source)).or_default();
+        let same = |flip: &Flip| (flip.before, flip.after, &flip.reason) == (before, now, &reason);
+        if let Some(&place) = alike.iter().find(|&&place| same(&flips[place])) {
+            flips[place].providers.push(lane.provider.clone());
+            continue;
+        }
+        alike.push(flips.len());
+        let (stream, providers) = (lane.stream.clone(), vec![lane.provider.clone()]);
+        let (family, source) = (choice.family, choice.source.clone());
+        flips.push(Flip { stream, providers, family, source, before, after: now, reason });
+    }
+    for flip in &mut flips {
+        let all = after.lanes.iter().filter(|lane| lane.stream == flip.stream).count();
+        if flip.providers.len() == all {
+            flip.providers.clear();
         }
     }
-    events
+    (flips, exhausted(before, after))
+}
+
+/// Streams that have no eligible source left at any provider.
+fn exhausted(before: &Desired, after: &Desired) -> Vec<EventKind> {
+    let (was, is) = (dry(before), dry(after));
+    let new = is.difference(&was);
+    new.map(|(stream, family)| EventKind::Exhausted { stream: (*stream).to_owned(), family: *family })
+        .collect()
+}
+
+fn dry(desired: &Desired) -> BTreeSet<(&str, Family)> {
+    let refuses =
+        |target: SlotTarget| matches!(target, SlotTarget::Refuse(RefuseReason::Exhausted) | SlotTarget::Pass);
+    let is_dry = |slots: &Slots| slots.says().is_some_and(refuses);
+    let (mut dry, mut serve) = (BTreeSet::new(), BTreeSet::new());
+    for lane in &desired.lanes {
+        for (&family, slots) in &lane.slots {
+            (if is_dry(slots) { &mut dry } else { &mut serve }).insert((lane.stream.as_str(), family));
+        }
+    }
+    dry.retain(|one| !serve.contains(one));
+    dry
 }
 
 fn key(choice: &Choice) -> (LaneId, Family, &str) {
     (choice.lane, choice.family, &choice.source)
+}
+
+const fn holds(mode: &ChoiceMode) -> bool {
+    matches!(mode, ChoiceMode::Chosen { slots, .. } if *slots > 0)
 }
 
 const fn share(mode: &ChoiceMode) -> u32 {
@@ -80,9 +105,4 @@ const fn share(mode: &ChoiceMode) -> u32 {
         ChoiceMode::Chosen { slots, of } if *of > 0 => (*slots as u64 * 1000 / *of as u64) as u32,
         _ => 0,
     }
-}
-
-fn stream_of(desired: &Desired, lane: LaneId) -> String {
-    let lane = desired.lanes.iter().find(|candidate| candidate.id == lane);
-    lane.map(|lane| lane.stream.clone()).unwrap_or_default()
 }

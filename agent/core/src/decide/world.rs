@@ -17,9 +17,6 @@ use super::{
 use crate::config::{Config, Ebpf, Plumbing, PoolSource};
 use crate::model::{Host, LaneId, Signal, SourceId};
 
-/// The only provider while providers are not told apart.
-pub(super) const OTHER: &str = "other";
-
 /// How long connections of a pool wait for an address that is on its way, before they are refused: duplicate address
 /// detection takes 1 to 2 s (RFC 4862 section 5.4), and a SYN sent again by 7 s still finds a patient client.
 const PATIENCE: SignedDuration = SignedDuration::from_secs(8);
@@ -298,8 +295,11 @@ impl World {
     }
 
     fn assign_ids(&mut self, now: Timestamp) {
-        let lane = |stream: &crate::config::Stream| (stream.name.clone(), OTHER.to_owned());
-        let lanes: Vec<_> = self.config.streams.iter().map(lane).collect();
+        let of = |stream: &crate::config::Stream| -> Vec<(String, String)> {
+            let providers = self.config.all_providers();
+            providers.map(|(provider, _)| (stream.name.clone(), provider.to_owned())).collect()
+        };
+        let lanes: Vec<_> = self.config.streams.iter().flat_map(of).collect();
         let nowhere = Host::default();
         let found = uplinks::find(&self.config, self.host.as_ref().unwrap_or(&nowhere));
         let names: Vec<String> = found.into_iter().map(|uplink| uplink.name).collect();

@@ -94,8 +94,10 @@ pub struct Lane {
     pub id: LaneId,
     /// The stream.
     pub stream: String,
-    /// The provider; `other` while providers are not told apart.
+    /// The provider.
     pub provider: String,
+    /// Where its receivers are; empty: wherever no other lane of the stream takes them (`other`).
+    pub networks: Vec<IpNet>,
     /// Whose traffic.
     pub matches: LaneMatch,
     /// Whether it is steered.

@@ -46,6 +46,8 @@ pub struct Explanation {
     pub not_steered: Option<String>,
     /// Every stream asked, in order, up to and including the one that matched.
     pub streams: Vec<StreamStep>,
+    /// Whose receiver the destination is; `None` where nothing is steered.
+    pub provider: Option<String>,
     /// The pool of the stream that matched.
     pub pool: Option<String>,
     /// The family that the destination needs.

@@ -12,6 +12,7 @@ mod matches;
 mod names;
 mod overlap;
 mod pools;
+mod providers;
 mod safety;
 mod streams;
 mod uplinks;
@@ -39,6 +40,7 @@ pub(super) fn check(
     let mode = raw.mode.as_ref().map(|mode| general::mode(mode, problems)).unwrap_or_default();
     let exclude = general::exclude(raw.exclude.as_ref(), problems);
     let uplinks = uplinks::uplinks(raw, problems);
+    let providers = providers::providers(raw, problems);
     let mut pools = pools::pools(raw, problems);
     identity::check(&pools, problems);
     uplinks::assign(&uplinks, &mut pools, problems);
@@ -82,6 +84,7 @@ pub(super) fn check(
         control,
         retention,
         safety,
+        providers,
         uplinks: uplinks.into_iter().map(|one| one.uplink).collect(),
         pools: pools.into_iter().map(finished).collect(),
         streams: streams

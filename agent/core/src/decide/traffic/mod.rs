@@ -328,12 +328,20 @@ impl Traffic {
         !isolated.is_empty()
     }
 
-    /// How much of its share a source may hold at a provider, in thousandths, and why not all.
-    pub(super) fn portion(&self, source: IpAddr, provider: &str) -> (u16, Option<&Verdict>) {
-        let verdict = |provider: &str| self.verdicts.get(&(source, provider.to_owned()));
-        let found = [verdict(provider), verdict(EVERYWHERE)].into_iter().flatten();
-        let least = found.min_by_key(|verdict| verdict.portion());
-        (least.map_or(WHOLE, Verdict::portion), least.filter(|verdict| verdict.portion() < WHOLE))
+    /// How much of its share a source may hold at a provider, in thousandths, and why not all: what is believed of it there,
+    /// or everywhere.
+    pub(super) fn portion(&self, source: IpAddr, provider: &str) -> (u16, Option<(&str, &Verdict)>) {
+        let known = |provider: &str| self.verdicts.get_key_value(&(source, provider.to_owned()));
+        let found = [known(provider), known(EVERYWHERE)].into_iter().flatten();
+        let least = found.map(|((_, there), verdict)| (there.as_str(), verdict));
+        let least = least.min_by_key(|(_, verdict)| verdict.portion());
+        let portion = least.map_or(WHOLE, |(_, verdict)| verdict.portion());
+        (portion, least.filter(|_| portion < WHOLE))
+    }
+
+    /// Whether anything is believed of any source at this provider, and not everywhere alike.
+    pub(super) fn knows(&self, provider: &str) -> bool {
+        self.verdicts.keys().any(|(_, there)| there == provider)
     }
 
     pub(super) const fn rails(&self) -> &Rails {

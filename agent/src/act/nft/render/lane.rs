@@ -55,7 +55,7 @@ pub(super) fn matches(lane: &Lane, origin: Origin, cgroups: &[&str]) -> Vec<Line
         return Vec::new();
     }
     let comment = title(lane);
-    address_matches(who)
+    address_matches(who, &lane.networks)
         .into_iter()
         .map(|addresses| {
             let mut rule = plain_matches(who, cgroups);
@@ -89,9 +89,11 @@ fn plain_matches(who: &LaneMatch, cgroups: &[&str]) -> Vec<Stmt> {
 }
 
 /// One rule's worth of matches for each family that can match; one without any where addresses do not matter.
-fn address_matches(who: &LaneMatch) -> Vec<Vec<Stmt>> {
+/// `provider`: its receivers' networks; none where it does not matter whose the receiver is.
+fn address_matches(who: &LaneMatch, provider: &[IpNet]) -> Vec<Vec<Stmt>> {
     let tags: Vec<IpNet> = who.tags.iter().copied().map(IpNet::from).collect();
-    let lists = [("saddr", &tags), ("saddr", &who.subnets), ("daddr", &who.destinations)];
+    let lists: [(&str, &[IpNet]); 4] =
+        [("saddr", &tags), ("saddr", &who.subnets), ("daddr", &who.destinations), ("daddr", provider)];
     if lists.iter().all(|(_, list)| list.is_empty()) {
         return vec![Vec::new()];
     }

@@ -14,6 +14,7 @@ fn lane(id: u8, matches: LaneMatch, steering: Steering) -> LaneSpec {
             id: LaneId(id),
             stream: format!("s{id}"),
             provider: "other".into(),
+            networks: Vec::new(),
             matches,
             steering,
             balance: Balance::RoundRobin,
