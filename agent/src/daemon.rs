@@ -14,6 +14,7 @@ mod disturbances;
 mod file;
 mod journal;
 mod metrics;
+mod probing;
 mod reconcile;
 mod shared;
 mod signals;
@@ -43,6 +44,7 @@ use crate::state::Store;
 use crate::{act, api, telemetry};
 
 use counts::Gatherer;
+use probing::Prober;
 use reconcile::{Outside, Reconciler};
 use systemd::{Manager, Signals};
 
@@ -104,10 +106,18 @@ async fn serve(options: Options) -> Result<()> {
     let ours = Ours::default();
     // Watched before the first look, so that no change falls between.
     watch::spawn(&tasks, &stop, &triggers, &ours)?;
-    let (outside, door) = outside(&config.config, manager);
+    let (mut outside, door) = outside(&config.config, manager);
+    outside.prober = Some(Prober::new(tasks.clone(), stop.clone(), triggers.downgrade()));
     let text = config.text.clone();
-    let mut reconciler =
-        Reconciler::open(&options, paths.clone(), config, kept.word, Arc::clone(&shared), ours, outside)?;
+    let mut reconciler = Reconciler::open(
+        &options,
+        paths.clone(),
+        config,
+        (kept.word, kept.beliefs),
+        Arc::clone(&shared),
+        ours,
+        outside,
+    )?;
     reconciler.reconcile_first().await;
     config::keep(&options.state, &text).await;
 
@@ -148,7 +158,10 @@ async fn serve(options: Options) -> Result<()> {
 fn outside(config: &Config, manager: Manager) -> (Outside, api::Door) {
     let access = api::Access::new(config.control.clone());
     let (tell, steering) = tokio_watch::channel(false);
-    (Outside { access: access.clone(), steering: tell, manager }, api::Door { access, steering })
+    (
+        Outside { access: access.clone(), steering: tell, manager, prober: None },
+        api::Door { access, steering },
+    )
 }
 
 /// Puts up the locks and the last rules, and ends: what has to stand on a host before its MTA starts. A config that was
@@ -178,9 +191,9 @@ pub fn boot(options: &Options) -> Result<()> {
         let (store, kept) = Store::open_at_boot(&options.state, loaded.config.retention);
         let shared = Arc::new(shared::Shared::new(options.clone(), store, kept.events));
         shared.look_at_state();
-        let (word, ours) = (kept.word, Ours::default());
+        let (said, ours) = ((kept.word, kept.beliefs), Ours::default());
         let mut reconciler =
-            Reconciler::open(options, paths, loaded, word, Arc::clone(&shared), ours, outside)?;
+            Reconciler::open(options, paths, loaded, said, Arc::clone(&shared), ours, outside)?;
         reconciler.reconcile_first().await;
         // Nothing is read here: what the kernel counts is for the agent to take in.
         shared.store.finish(kept.checkpoint);

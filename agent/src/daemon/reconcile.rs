@@ -6,6 +6,7 @@
 
 mod orders;
 mod pass;
+mod probes;
 mod tell;
 
 use std::collections::BTreeMap;
@@ -15,8 +16,8 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result};
 use jiff::Timestamp;
 use mailsteer_core::config::Config;
-use mailsteer_core::decide::{Command, Decision, Observation, OperatorError, World};
-use mailsteer_core::model::Signal;
+use mailsteer_core::decide::{Beliefs, Command, Decision, Observation, OperatorError, World};
+use mailsteer_core::model::{Sign, Signal};
 use mailsteer_core::plan::Action;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
@@ -25,6 +26,7 @@ use tracing::{debug, warn};
 use super::Options;
 use super::clock::{Jumps, Noted};
 use super::config::{LoadError, Loaded};
+use super::probing::Prober;
 use super::shared::Shared;
 use super::systemd::{Asked, Manager, Signals};
 use crate::act::bpf::BpfPaths;
@@ -73,6 +75,8 @@ pub(super) struct Outside {
     pub(super) steering: watch::Sender<bool>,
     /// The service manager.
     pub(super) manager: Manager,
+    /// Who makes probes; nobody at boot.
+    pub(super) prober: Option<Prober>,
 }
 
 /// What a trigger asks for.
@@ -106,6 +110,8 @@ pub(super) struct Reconciler {
     failing: BTreeMap<String, String>,
     /// The operator's word as it was last given to be kept.
     word: Word,
+    /// Beliefs as they were last given to be kept.
+    beliefs: Beliefs,
     jumps: Jumps,
     noted: Noted,
 }
@@ -116,7 +122,7 @@ impl Reconciler {
         options: &Options,
         paths: BpfPaths,
         loaded: Loaded,
-        word: Word,
+        (word, beliefs): (Word, Beliefs),
         shared: Arc<Shared>,
         ours: Ours,
         outside: Outside,
@@ -132,6 +138,7 @@ impl Reconciler {
             executor.given_out().context("cannot read which numbers an earlier agent gave out")?;
         world.apply(Observation::Restored { sources, lanes }, now);
         world.restore_operator(word.suspended.clone(), word.bypassed.clone(), word.hold.clone());
+        world.restore_beliefs(beliefs.clone());
         let (jumps, noted) = (Jumps::watch(), Noted::open(&options.state));
         if let Some(by) = noted.jump() {
             let events = world.apply(Observation::ClockJumped { by }, now);
@@ -155,6 +162,7 @@ impl Reconciler {
             unread: false,
             failing: BTreeMap::new(),
             word,
+            beliefs,
             jumps,
             noted,
         })
@@ -303,9 +311,12 @@ impl Reconciler {
         // A jump that is taken in here is for everybody to see.
         let jumped = self.jumps.is_due();
         let now = self.now();
+        // After a probe the next one is due at another time.
+        let probed =
+            signals.iter().any(|signal| matches!(signal.sign, Sign::ProbeGreeted | Sign::ProbeFailed { .. }));
         let events = self.world.apply(Observation::Traffic(signals), now);
         self.tell(&events);
-        if events.is_empty() && !jumped { Wanted::Nothing } else { Wanted::Pass }
+        if events.is_empty() && !jumped && !probed { Wanted::Nothing } else { Wanted::Pass }
     }
 
     /// The time by which the world goes on. A jump of the clock is taken in first: else what was said for an hour would

@@ -12,7 +12,7 @@ use super::schema::{self, MIGRATIONS};
 use super::{StateError, import};
 
 /// Each table that is read, and how many columns it has.
-pub const TABLES: [(&str, usize); 9] = [
+pub const TABLES: [(&str, usize); 10] = [
     ("sources", 5),
     ("counters", 5),
     ("origins", 2),
@@ -22,6 +22,7 @@ pub const TABLES: [(&str, usize); 9] = [
     ("verdicts", 9),
     ("bypasses", 6),
     ("holds", 6),
+    ("beliefs", 2),
 ];
 
 /// A value of a row.
@@ -79,8 +80,8 @@ fn empty() -> Option<Connection> {
 
 fn comes_back(kept: Kept) {
     let Some(mut connection) = empty() else { return };
-    let Kept { checkpoint, word, events } = kept.clone();
-    let changes = Changes { events, word: Some(word), checkpoint: Some(checkpoint) };
+    let Kept { checkpoint, word, beliefs, events } = kept.clone();
+    let changes = Changes { events, word: Some(word), beliefs: Some(beliefs), checkpoint: Some(checkpoint) };
     let written = rows::write(&mut connection, &changes, &Checkpoint::default(), Timestamp::UNIX_EPOCH);
     assert!(written.is_ok(), "{written:?}");
     assert_eq!(rows::read(&connection), Ok(kept));

@@ -119,6 +119,7 @@ impl Owner {
         self.set_aside(cause, &lost);
         self.waiting.events.clone_from(&kept.events);
         self.waiting.word = Some(kept.word.clone());
+        self.waiting.beliefs = Some(kept.beliefs.clone());
         self.waiting.checkpoint = Some(kept.checkpoint.clone());
         kept
     }
@@ -216,6 +217,7 @@ impl Owner {
                 self.waiting.word = Some(word);
                 self.receipts.push(receipt);
             }
+            Message::Beliefs(beliefs) => self.waiting.beliefs = Some(*beliefs),
             Message::Started => {
                 if let Some((file, word)) = self.imported.take() {
                     self.waiting.word = Some(word);
@@ -261,7 +263,7 @@ impl Owner {
             }
             Err(StateError::Damaged { cause, .. }) => {
                 // All that is needed is in memory, but for old events.
-                self.set_aside(&cause, &rows::PARTS[3..]);
+                self.set_aside(&cause, &rows::PARTS[4..]);
                 self.tried = None;
                 Err(cause)
             }

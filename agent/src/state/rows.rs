@@ -9,20 +9,24 @@ use std::sync::Arc;
 
 use jiff::Timestamp;
 use mailsteer_core::config::Retention;
-use mailsteer_core::decide::{Bypass, Hold, Suspension};
+use mailsteer_core::decide::{Beliefs, Bypass, Hold, Suspension};
 use rusqlite::types::Type;
 use rusqlite::{Connection, Error, Row, params};
 
 use super::ledger::{Ledger, Meter, Name, Place, Seen};
 use super::outcome::Outcome;
+use super::schema;
 use crate::api::view::EventRow;
 
 /// How many events come back into memory at start.
 const EVENTS_READ: usize = 10_000;
 /// So many of the newest stay, however old: a clock that jumps ahead must not empty the history.
 const ALWAYS: u32 = 1_000;
+/// The first schema that has beliefs.
+const BELIEFS_SINCE: u32 = 2;
 /// The parts that are read one by one from a damaged file.
-pub(super) const PARTS: [&str; 4] = ["suspensions, bypasses and hold", "counters", "sources", "events"];
+pub(super) const PARTS: [&str; 5] =
+    ["suspensions, bypasses and hold", "counters", "sources", "isolations and other beliefs", "events"];
 
 /// A count that should be 0, and when it was last seen to grow.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -75,6 +79,8 @@ pub struct Kept {
     pub checkpoint: Checkpoint,
     /// What the operator said.
     pub word: Word,
+    /// What was believed of sources.
+    pub beliefs: Beliefs,
     /// The last events, oldest first.
     pub events: Vec<EventRow>,
 }
@@ -89,7 +95,7 @@ pub(super) fn read(connection: &Connection) -> Result<Kept, Error> {
     let mut events = Vec::new();
     read_events(connection, &mut events)?;
     events.reverse();
-    Ok(Kept { checkpoint, word: word(connection)?, events })
+    Ok(Kept { checkpoint, word: word(connection)?, beliefs: beliefs(connection)?, events })
 }
 
 /// Reads what a damaged database still tells, and says which parts it does not.
@@ -111,7 +117,10 @@ pub(super) fn salvage(connection: &Connection) -> (Kept, Vec<&'static str>) {
     let known = sources(connection);
     part(2, known.is_ok());
     kept.checkpoint.sources = Arc::new(known.unwrap_or_default());
-    part(3, read_events(connection, &mut kept.events).is_ok());
+    let believed = beliefs(connection);
+    part(3, believed.is_ok());
+    kept.beliefs = believed.unwrap_or_default();
+    part(4, read_events(connection, &mut kept.events).is_ok());
     kept.events.reverse();
     (kept, lost)
 }
@@ -179,6 +188,23 @@ fn sources(connection: &Connection) -> Result<BTreeMap<IpAddr, SourceFacts>, Err
     Ok(found.into_iter().collect())
 }
 
+fn beliefs(connection: &Connection) -> Result<Beliefs, Error> {
+    // An earlier schema, on a disk that takes no migration.
+    if schema::version(connection)? < BELIEFS_SINCE {
+        return Ok(Beliefs::default());
+    }
+    let mut found = rows(connection, "SELECT beliefs FROM beliefs", |row| {
+        serde_json::from_str(&row.get::<_, String>(0)?).map_err(|error| unreadable(0, error))
+    })?;
+    Ok(found.pop().unwrap_or_default())
+}
+
+fn write_beliefs(connection: &Connection, beliefs: &Beliefs) -> Result<(), Error> {
+    let text =
+        serde_json::to_string(beliefs).map_err(|error| Error::ToSqlConversionFailure(Box::new(error)))?;
+    connection.execute("INSERT OR REPLACE INTO beliefs (only, beliefs) VALUES (1, ?1)", [text]).map(drop)
+}
+
 fn word(connection: &Connection) -> Result<Word, Error> {
     let sql = "SELECT source, cause, since, until FROM verdicts WHERE state = 'suspended' AND ended IS NULL";
     let suspended = rows(connection, sql, |row| {
@@ -228,12 +254,13 @@ fn read_events(connection: &Connection, events: &mut Vec<EventRow>) -> Result<()
 pub(super) struct Changes {
     pub(super) events: Vec<EventRow>,
     pub(super) word: Option<Word>,
+    pub(super) beliefs: Option<Beliefs>,
     pub(super) checkpoint: Option<Checkpoint>,
 }
 
 impl Changes {
     pub(super) const fn is_empty(&self) -> bool {
-        self.events.is_empty() && self.word.is_none() && self.checkpoint.is_none()
+        self.events.is_empty() && self.word.is_none() && self.beliefs.is_none() && self.checkpoint.is_none()
     }
 }
 
@@ -250,6 +277,9 @@ pub(super) fn write(
     }
     if let Some(said) = &changes.word {
         write_word(&transaction, said, now)?;
+    }
+    if let Some(beliefs) = &changes.beliefs {
+        write_beliefs(&transaction, beliefs)?;
     }
     if let Some(checkpoint) = &changes.checkpoint {
         write_sums(&transaction, checkpoint.ledger.sums(), written.ledger.sums())?;

@@ -11,6 +11,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use mailsteer_core::config::Retention;
+use mailsteer_core::decide::Beliefs;
 use tokio::sync::oneshot;
 use tracing::warn;
 
@@ -33,6 +34,7 @@ pub type Receipt = oneshot::Receiver<Result<(), String>>;
 pub(super) enum Message {
     Event(Box<EventRow>),
     Word(Word, oneshot::Sender<Result<(), String>>),
+    Beliefs(Box<Beliefs>),
     Started,
     Finish(SyncSender<()>),
 }
@@ -122,6 +124,11 @@ impl Store {
             }
         }
         receipt
+    }
+
+    /// Keeps what is believed, all of it. Where the thread does not take it, the next change brings it again.
+    pub fn beliefs(&self, beliefs: Beliefs) {
+        let _next_time = self.messages.try_send(Message::Beliefs(Box::new(beliefs)));
     }
 
     /// The agent steers. What an earlier version kept is taken over only now: where a start fails, that version is gone

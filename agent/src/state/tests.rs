@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use jiff::{SignedDuration, Timestamp};
 use mailsteer_core::config::Retention;
-use mailsteer_core::decide::{Bypass, Hold, Suspension};
+use mailsteer_core::decide::{Beliefs, Bypass, Hold, Suspension};
 use rusqlite::Connection;
 
 use super::schema::{self, MIGRATIONS};
@@ -16,7 +16,10 @@ use super::*;
 use crate::api::view::EventRow;
 
 /// A database of every schema there ever was, as its program left it.
-const FIXTURES: &[&str] = &[include_str!("fixtures/v1.sql")];
+const FIXTURES: &[&str] = &[include_str!("fixtures/v1.sql"), include_str!("fixtures/v2.sql")];
+
+/// As schema 2 has them.
+const BELIEFS: &str = r#"{"verdicts":[["10.0.0.1","big",{"state":{"state":"isolated","cause":{"failure":"refused"},"until":"2033-05-18T03:33:20Z"},"relapses":1,"since":"2033-05-18T03:03:20Z"}]],"rails":{"spent":{"mail":["2033-05-18T03:03:20Z"]},"unmoved":[["mail","10.0.0.1","big"]],"taken":[["2033-05-18T03:03:20Z","10.0.0.1","big"]],"fallen":[["2033-05-18T03:03:20Z","10.0.0.1","big"]],"stopped":[[["mail","big"],"2033-05-18T03:33:20Z"]]}}"#;
 
 fn at(second: i64) -> Timestamp {
     Timestamp::from_second(second).unwrap()
@@ -50,6 +53,10 @@ fn word() -> Word {
     Word { suspended, bypassed, hold: Some(hold) }
 }
 
+fn beliefs() -> Beliefs {
+    serde_json::from_str(BELIEFS).unwrap()
+}
+
 fn checkpoint(attempted: u64) -> Checkpoint {
     let meter = Meter { lane: 1, source: 1, outcome: Outcome::Attempted };
     let seen = Seen { origin: "boot/7".into(), values: [(meter, attempted)].into() };
@@ -75,6 +82,7 @@ fn filled(dir: &Path, events: u64) {
     (1..=events).for_each(|number| store.event(&event(number, Timestamp::now())));
     let receipt = store.word(word());
     assert_eq!(receipt.blocking_recv().unwrap(), Ok(()));
+    store.beliefs(beliefs());
     store.finish(checkpoint(41));
 }
 
@@ -96,7 +104,7 @@ fn what_is_kept_comes_back() {
     filled(dir.path(), 3);
     let (store, kept) = open(dir.path());
     assert_eq!((store.fault(), store.damages()), (None, vec![]));
-    assert_eq!(kept.word, word());
+    assert_eq!((kept.word, kept.beliefs), (word(), beliefs()));
     assert_eq!(kept.checkpoint, checkpoint(41));
     assert_eq!(kept.events.iter().map(|event| event.number).collect::<Vec<_>>(), [1, 2, 3]);
     assert_eq!(kept.events[0].evidence, event(1, at(0)).evidence);
@@ -138,6 +146,7 @@ fn every_earlier_schema_is_read() {
         let (store, kept) = open(dir.path());
         assert_eq!((store.fault(), store.damages()), (None, vec![]), "schema {}", place + 1);
         assert_eq!(kept.word, word());
+        assert_eq!(kept.beliefs, if place == 0 { Beliefs::default() } else { beliefs() });
         assert_eq!(kept.checkpoint.ledger.sums()[&name(Outcome::Attempted)], 41);
         assert_eq!(kept.checkpoint.ledger.seen()[&Place::Counters].origin, "boot/7");
         assert_eq!(kept.checkpoint.growth, checkpoint(0).growth);
@@ -150,10 +159,11 @@ fn before_a_migration_a_copy_is_put_beside() {
     let dir = tempfile::tempdir().unwrap();
     filled(dir.path(), 1);
     let path = dir.path().join("mailsteer.db");
-    let steps = [MIGRATIONS[0], "ALTER TABLE sources ADD COLUMN ehlo TEXT"];
+    let steps = [MIGRATIONS, &["ALTER TABLE sources ADD COLUMN ehlo TEXT"]].concat();
+    let known = MIGRATIONS.len();
     let mut connection = sqlite(dir.path());
     assert!(!schema::migrate(&mut connection, &path, &steps).unwrap());
-    assert_eq!(schema::version(&connection).unwrap(), 2);
+    assert_eq!(schema::version(&connection).unwrap() as usize, known + 1);
     connection.execute("UPDATE meta SET written_by = '9.9.9'", []).unwrap();
     drop(connection);
     // At boot what it says is in force all the same.
@@ -161,11 +171,13 @@ fn before_a_migration_a_copy_is_put_beside() {
     // The version before refuses it, says who made it and names the copy, which it can read.
     let before = std::fs::read(&path).unwrap();
     let said = Store::open(dir.path(), Retention::default()).err().unwrap().to_string();
-    for words in ["schema 2, made by mailsteer 9.9.9", "Install 9.9.9", "mailsteer.db.schema-1", "mv "] {
+    let (made, copy) =
+        (format!("schema {}, made by mailsteer 9.9.9", known + 1), format!("mailsteer.db.schema-{known}"));
+    for words in [made.as_str(), "Install 9.9.9", &copy, "mv "] {
         assert!(said.contains(words), "{words}: {said}");
     }
     assert!(std::fs::read(&path).unwrap() == before, "it was touched");
-    std::fs::rename(dir.path().join("mailsteer.db.schema-1"), &path).unwrap();
+    std::fs::rename(dir.path().join(copy), &path).unwrap();
     assert_eq!(open(dir.path()).1.word, word());
 }
 
@@ -174,7 +186,7 @@ fn a_migration_that_fails_leaves_the_schema_before() {
     let dir = tempfile::tempdir().unwrap();
     filled(dir.path(), 1);
     let path = dir.path().join("mailsteer.db");
-    let steps = [MIGRATIONS[0], "ALTER TABLE sources ADD COLUMN ehlo TEXT; SELECT nonsense"];
+    let steps = [MIGRATIONS, &["ALTER TABLE sources ADD COLUMN ehlo TEXT; SELECT nonsense"]].concat();
     assert!(schema::migrate(&mut sqlite(dir.path()), &path, &steps).is_err());
     assert_eq!(open(dir.path()).1.word, word());
 }
@@ -188,7 +200,7 @@ fn old_history_goes_and_the_newest_stays() {
     let days = |days: i64| now - SignedDuration::from_hours(24 * days);
     // 2,000 old ones, then 1,500 new ones; and ended suspensions beside one that holds.
     let events = (1..=3_500).map(|n| event(n, if n <= 2_000 { days(91) } else { days(1) })).collect();
-    let changes = rows::Changes { events, word: Some(word()), checkpoint: None };
+    let changes = rows::Changes { events, word: Some(word()), ..rows::Changes::default() };
     rows::write(&mut connection, &changes, &Checkpoint::default(), now).unwrap();
     let keep = Retention::default();
     let left = |connection: &Connection| {

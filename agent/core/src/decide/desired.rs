@@ -71,7 +71,12 @@ fn next_deadline(world: &World, now: Timestamp) -> Option<Timestamp> {
     let farewells = world.ids.sources().filter_map(|(_, _, retired)| retired?.checked_add(FAREWELL).ok());
     let awaited = world.awaited.keys().filter_map(|&address| world.awaited_until(address, now));
     let waits = farewells.chain(awaited).chain(world.operator.next_deadline());
-    waits.chain(world.traffic.next_deadline()).chain(world.flaps.next_deadline()).filter(|&at| at > now).min()
+    waits
+        .chain(world.traffic.next_deadline())
+        .chain(world.next_probe())
+        .chain(world.flaps.next_deadline())
+        .filter(|&at| at > now)
+        .min()
 }
 
 fn addresses(world: &World, host: &Host, ways: &[UplinkPlan], now: Timestamp) -> Vec<WantedAddress> {

@@ -15,7 +15,7 @@ use super::{
     Bypass, Command, Event, EventKind, Hold, Ids, OperatorError, Reason, Suspension, sources, uplinks,
 };
 use crate::config::{Config, Ebpf, Plumbing, PoolSource};
-use crate::model::{Host, LaneId, Signal, SourceId};
+use crate::model::{Host, LaneId, Signal, SourceId, UplinkId};
 
 /// How long connections of a pool wait for an address that is on its way, before they are refused: duplicate address
 /// detection takes 1 to 2 s (RFC 4862 section 5.4), and a SYN sent again by 7 s still finds a patient client.
@@ -392,7 +392,22 @@ impl World {
     /// Probes that should be made.
     #[must_use]
     pub fn probes(&self, now: Timestamp) -> Vec<WantedProbe> {
-        self.traffic.probes(now)
+        let wanted = self.traffic.wanted_probes(&self.serving(), now);
+        wanted.into_iter().filter(|probe| self.ineligible(probe.source).is_none()).collect()
+    }
+
+    /// The uplink that a source leaves by, as far as it is known.
+    #[must_use]
+    pub fn uplink_of(&self, local: IpAddr) -> Option<UplinkId> {
+        let host = self.host.as_ref()?;
+        let ways = uplinks::plans(&self.config, host, &self.ids);
+        let source = self.pool_sources().find(|source| source.local == local)?;
+        sources::standing(self, host, &ways, source).ok()
+    }
+
+    /// When the next probe is due, if time alone decides.
+    pub(super) fn next_probe(&self) -> Option<Timestamp> {
+        self.traffic.next_probe(&self.serving())
     }
 
     /// What is to be kept of beliefs over a restart.

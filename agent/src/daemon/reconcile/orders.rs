@@ -59,6 +59,15 @@ impl Reconciler {
         Some(self.shared.store.word(self.word.clone()))
     }
 
+    /// Gives beliefs to be kept where they changed.
+    pub(super) fn keep_beliefs(&mut self) {
+        let beliefs = self.world.beliefs();
+        if beliefs != self.beliefs {
+            self.shared.store.beliefs(beliefs.clone());
+            self.beliefs = beliefs;
+        }
+    }
+
     pub(super) async fn reload(&mut self) -> Result<ReloadReport, LoadError> {
         self.outside.manager.reloading();
         let report = self.read_config().await;

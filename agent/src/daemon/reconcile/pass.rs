@@ -43,7 +43,9 @@ impl Reconciler {
         }
         debug!(acted, left = self.pending.len(), "reconciled");
         drop(self.keep_word());
+        self.keep_beliefs();
         self.noted.keep();
+        self.make_probes();
         self.publish();
     }
 

@@ -57,6 +57,11 @@ pub enum Failure {
         /// How its text begins.
         text: String,
     },
+    /// A probe from it came to nothing.
+    Probe {
+        /// What it met.
+        why: String,
+    },
 }
 
 impl Failure {
@@ -81,6 +86,7 @@ impl Failure {
             Self::Unreachable => "unreachable",
             Self::Reset => "reset",
             Self::Greeted { .. } => "greeting",
+            Self::Probe { .. } => "probe",
         }
     }
 }
@@ -92,6 +98,7 @@ impl std::fmt::Display for Failure {
             Self::Refused => f.write_str("its connections are refused"),
             Self::Unreachable => f.write_str("routers say that receivers cannot be reached from it"),
             Self::Reset => f.write_str("its connections are reset before any greeting"),
+            Self::Probe { why } => write!(f, "probes from it come to nothing: {why}"),
             Self::Greeted { code, text } => write!(f, "receivers greet it with \"{code} {text}\""),
         }
     }

@@ -5,6 +5,7 @@
 //! of its share that each source may hold.
 
 mod evidence;
+mod probes;
 mod rails;
 mod recent;
 mod verdict;
@@ -16,6 +17,7 @@ use jiff::{SignedDuration, Timestamp};
 use serde::{Deserialize, Serialize};
 
 pub use evidence::{Evidence, Failure, Finding, Outcome, Siblings, judge};
+pub use probes::WantedProbe;
 pub use rails::{Rails, Share, Withheld};
 pub use verdict::{State, Verdict};
 
@@ -24,6 +26,7 @@ pub(in crate::decide) use rails::network;
 use super::EventKind;
 use crate::config::Config;
 use crate::model::{Sign, Signal};
+use probes::Probes;
 use recent::{Pair, Recent};
 use verdict::WHOLE;
 
@@ -31,21 +34,6 @@ use verdict::WHOLE;
 pub const EVERYWHERE: &str = "*";
 /// A suspicion that nothing new feeds is looked at again after this: what it rests on is out of the window then.
 const DOUBT: SignedDuration = SignedDuration::from_secs(61);
-/// A source gets a probe as often as this at most: a connection without mail is what receivers hold against an address.
-const PROBE: SignedDuration = SignedDuration::from_secs(60);
-
-/// A probe that should be made.
-#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
-pub struct WantedProbe {
-    /// From which source: its address on this host.
-    pub source: IpAddr,
-    /// At which provider.
-    pub provider: String,
-    /// Whom to ask, the best first.
-    pub destinations: Vec<IpAddr>,
-    /// Not before.
-    pub not_before: Timestamp,
-}
 
 /// Beliefs that hold, as they are kept over a restart.
 #[derive(Clone, PartialEq, Debug, Default, Serialize, Deserialize)]
@@ -64,7 +52,7 @@ pub(super) struct Traffic {
     rails: Rails,
     /// Beliefs that are not acted on, each said once.
     withheld: BTreeMap<Pair, Withheld>,
-    probed: BTreeMap<Pair, Timestamp>,
+    probes: Probes,
 }
 
 impl Traffic {
@@ -75,6 +63,9 @@ impl Traffic {
             let pair = (signal.source, signal.provider.clone());
             let failed = self.recent.take(signal);
             self.note_way_back(signal, &pair, now, &mut events, config);
+            if matches!(signal.sign, Sign::ProbeGreeted | Sign::ProbeFailed { .. }) {
+                self.note_idle(signal, config, now, &mut events);
+            }
             let suspected =
                 self.verdicts.get(&pair).is_some_and(|known| matches!(known.state, State::Suspect { .. }));
             if failed || suspected {
@@ -101,14 +92,48 @@ impl Traffic {
             let Some(verdict) = self.verdicts.get_mut(pair) else { continue };
             match &signal.sign {
                 Sign::Established | Sign::Greeted => verdict.did_well(),
-                Sign::ProbeGreeted => verdict.probed_well(now),
-                Sign::ProbeFailed { .. } if verdict.wants_probes() => {
+                Sign::ProbeGreeted => {
+                    let (from, before) = (verdict.state.name().to_owned(), verdict.portion());
+                    verdict.probed_well(now);
+                    self.probes.went_well(pair);
+                    if verdict.portion() != before {
+                        let state = verdict.state.clone();
+                        events.push(changed(config, pair, from, state, None));
+                    }
+                }
+                Sign::ProbeFailed { why } if verdict.wants_probes() => {
                     let Some(cause) = verdict.cause().cloned() else { continue };
-                    let evidence = self.recent.evidence(pair, now);
-                    self.isolate(pair, cause, evidence, config, now, events);
+                    let failure = Failure::Probe { why: why.clone() };
+                    let failed = self.probes.went_badly(pair, (signal.at, signal.destination, failure));
+                    if Probes::are_enough(failed) {
+                        let evidence = self.recent.evidence(pair, now);
+                        self.isolate(pair, cause, evidence, config, now, events);
+                    }
                 }
                 _ => {}
             }
+        }
+    }
+
+    /// What a probe from an idle source says: several in a row that fail while others do well are evidence against it.
+    fn note_idle(&mut self, signal: &Signal, config: &Config, now: Timestamp, events: &mut Vec<EventKind>) {
+        let pair = (signal.source, EVERYWHERE.to_owned());
+        let is_known =
+            self.verdicts.iter().any(|((source, _), known)| *source == pair.0 && known.cause().is_some());
+        let Sign::ProbeFailed { why } = &signal.sign else {
+            return self.probes.went_well(&pair);
+        };
+        // On its way back it is judged by another rule.
+        if is_known {
+            return;
+        }
+        let failure = Failure::Probe { why: why.clone() };
+        let failed = self.probes.went_badly(&pair, (signal.at, signal.destination, failure)).to_vec();
+        let evidence = self.recent.evidence_of(&pair, &failed, now);
+        match judge(&evidence) {
+            Finding::Guilty { cause } => self.convict(&pair, cause, evidence, config, now, events),
+            Finding::Suspect { cause } => self.suspect(&pair, Some(cause), now),
+            Finding::Well => {}
         }
     }
 
@@ -207,6 +232,7 @@ impl Traffic {
         let state = verdict.state.clone();
         self.withheld.remove(pair);
         self.recent.forget(pair);
+        self.probes.forget(pair);
         events.push(changed(config, pair, from, state, Some(evidence)));
     }
 
@@ -282,6 +308,7 @@ impl Traffic {
         let known: BTreeSet<IpAddr> =
             config.pools.values().flat_map(|pool| &pool.sources).map(|one| one.local).collect();
         self.recent.retain(|source| known.contains(&source));
+        self.probes.know(|source| known.contains(&source), known.iter().copied(), now);
         let due: Vec<Pair> = self.verdicts.keys().cloned().collect();
         for pair in due {
             if !known.contains(&pair.0) {
@@ -293,8 +320,7 @@ impl Traffic {
             if doubt {
                 self.weigh(&pair, config, now, &mut events);
             }
-            // Nobody makes the probes that are wanted yet: the first step back is a little mail.
-            let can_probe = false;
+            let can_probe = self.probes.choose(&pair, &self.targets(&pair)).is_some();
             let Some(verdict) = self.verdicts.get_mut(&pair) else { continue };
             let from = verdict.state.clone();
             verdict.pass_time(now, can_probe);
@@ -324,6 +350,7 @@ impl Traffic {
         for pair in &isolated {
             self.verdicts.remove(pair);
             self.recent.forget(pair);
+            self.probes.forget(pair);
         }
         !isolated.is_empty()
     }
@@ -356,25 +383,44 @@ impl Traffic {
         if pair.1 == EVERYWHERE { self.recent.lately() } else { self.recent.receivers_of(&pair.1) }
     }
 
-    /// Probes that should be made, for sources that are on their way back and get no mail yet.
-    pub(super) fn probes(&self, now: Timestamp) -> Vec<WantedProbe> {
-        let wanted = self.verdicts.iter().filter(|(_, verdict)| verdict.wants_probes());
-        wanted
-            .map(|(pair, _)| WantedProbe {
-                source: pair.0,
-                provider: pair.1.clone(),
-                destinations: self.targets(pair),
-                not_before: self.probed.get(pair).map_or(now, |at| {
-                    // Spread by the address, so that sources that fell together do not ask together.
-                    at.checked_add(PROBE + jitter(pair.0)).unwrap_or(now)
-                }),
-            })
-            .collect()
+    /// Probes that are due: of sources on their way back that get no mail yet, and of those that had no traffic for long.
+    /// `serves`: who could have traffic.
+    pub(super) fn wanted_probes(&self, serves: &BTreeSet<IpAddr>, now: Timestamp) -> Vec<WantedProbe> {
+        let due = self.probe_times(serves).filter(|(_, at)| *at <= now);
+        due.filter_map(|(pair, _)| {
+            let destination = self.probes.choose(&pair, &self.targets(&pair))?;
+            Some(WantedProbe { source: pair.0, provider: pair.1, destination })
+        })
+        .collect()
+    }
+
+    /// When the next probe is due.
+    pub(super) fn next_probe(&self, serves: &BTreeSet<IpAddr>) -> Option<Timestamp> {
+        self.probe_times(serves).map(|(_, at)| at).min()
+    }
+
+    fn probe_times(&self, serves: &BTreeSet<IpAddr>) -> impl Iterator<Item = (Pair, Timestamp)> {
+        let back = self.verdicts.iter().filter(|(_, verdict)| verdict.wants_probes());
+        let back = back.map(|(pair, verdict)| (pair.clone(), self.probes.due(pair, verdict.since)));
+        let judged: BTreeSet<IpAddr> = self
+            .verdicts
+            .iter()
+            .filter(|(_, known)| known.cause().is_some())
+            .map(|(pair, _)| pair.0)
+            .collect();
+        // Who cannot ask anybody need not look when it is time.
+        let asked = serves.iter().filter(|_| self.recent.knows_receivers());
+        let idle = asked.filter(move |source| !judged.contains(source)).filter_map(|source| {
+            let pair = (*source, EVERYWHERE.to_owned());
+            let due = self.probes.due_idle(&pair, self.recent.heard_of(*source))?;
+            Some((pair, due))
+        });
+        back.chain(idle)
     }
 
     /// A probe was begun.
     pub(super) fn probing(&mut self, source: IpAddr, provider: &str, now: Timestamp) {
-        self.probed.insert((source, provider.to_owned()), now);
+        self.probes.begin(&(source, provider.to_owned()), now);
     }
 
     pub(super) fn next_deadline(&self) -> Option<Timestamp> {
@@ -389,7 +435,7 @@ impl Traffic {
         self.recent.follow_clock(by);
         self.rails.follow_clock(by);
         self.verdicts.values_mut().for_each(|verdict| verdict.follow_clock(by));
-        self.probed.values_mut().for_each(|at| *at = super::world::moved(*at, by));
+        self.probes.follow_clock(by);
     }
 
     /// What is to be kept over a restart.
@@ -406,16 +452,6 @@ impl Traffic {
         self.verdicts = beliefs.verdicts.into_iter().map(entry).collect();
         self.rails = beliefs.rails;
     }
-}
-
-/// Up to ten seconds, the same for the same address.
-fn jitter(address: IpAddr) -> SignedDuration {
-    let bytes = match address {
-        IpAddr::V4(address) => address.to_ipv6_mapped().octets(),
-        IpAddr::V6(address) => address.octets(),
-    };
-    let mixed = bytes.iter().fold(0_u32, |sum, byte| sum.wrapping_mul(31).wrapping_add(u32::from(*byte)));
-    SignedDuration::from_millis(i64::from(mixed % 10_000))
 }
 
 fn name_of(config: &Config, source: IpAddr) -> String {

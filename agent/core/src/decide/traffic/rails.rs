@@ -67,7 +67,26 @@ pub struct Rails {
     /// Isolated for whatever cause.
     fallen: Vec<(Timestamp, IpAddr, String)>,
     /// Streams that are stopped at a provider, and until when.
+    #[serde(with = "as_list")]
     stopped: BTreeMap<(String, String), Timestamp>,
+}
+
+/// JSON has no keys but text.
+mod as_list {
+    use std::collections::BTreeMap;
+
+    use jiff::Timestamp;
+    use serde::{Deserialize as _, Deserializer, Serializer};
+
+    type Map = BTreeMap<(String, String), Timestamp>;
+
+    pub(super) fn serialize<S: Serializer>(map: &Map, to: S) -> Result<S::Ok, S::Error> {
+        to.collect_seq(map)
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Map, D::Error> {
+        Ok(Vec::deserialize(from)?.into_iter().collect())
+    }
 }
 
 /// The /24 or /48 of an address: what receivers take for one sender's (M3AAWG, and what block lists escalate to).

@@ -8,6 +8,7 @@ use std::net::IpAddr;
 use jiff::{SignedDuration, Timestamp};
 
 use super::evidence::{self, Evidence, Failure, Outcome, Siblings};
+use super::probes::Failed;
 use crate::decide::world::moved;
 use crate::model::{Sign, Signal};
 
@@ -156,6 +157,37 @@ impl Recent {
         Evidence { source: *source, provider: provider.clone(), outcomes, siblings }
     }
 
+    /// The evidence against a source by probes that failed one after the other, against whatever others met wherever.
+    pub(super) fn evidence_of(
+        &self,
+        (source, provider): &Pair,
+        failed: &[Failed],
+        now: Timestamp,
+    ) -> Evidence {
+        let outcome = |(at, destination, failure): &Failed| Outcome {
+            at: *at,
+            destination: *destination,
+            failure: Some(failure.clone()),
+            receiver_well: self.is_well(*destination, *source, failure, *at),
+        };
+        let outcomes: Vec<Outcome> = failed.iter().map(outcome).collect();
+        let began = evidence::add_up(&outcomes).since.unwrap_or(now);
+        let mut siblings = Siblings::default();
+        for provider in self.providers.keys() {
+            let met = self.siblings(*source, provider, began, began);
+            siblings.any |= met.any;
+            siblings.well += met.well;
+            siblings.failed += met.failed;
+        }
+        Evidence { source: *source, provider: provider.clone(), outcomes, siblings }
+    }
+
+    /// When a source's traffic was last heard of.
+    pub(super) fn heard_of(&self, source: IpAddr) -> Option<Timestamp> {
+        let own = self.pairs.range((source, String::new())..).take_while(|((of, _), _)| *of == source);
+        own.filter_map(|(_, outcomes)| outcomes.back().map(|(at, ..)| *at)).max()
+    }
+
     /// Whether a receiver is well, so that a failure there is the source's: it answered lately, and no sibling failed there
     /// without another doing well since. What a receiver says in its own words needs no proof that it lives.
     fn is_well(&self, receiver: IpAddr, source: IpAddr, failure: &Failure, at: Timestamp) -> bool {
@@ -195,6 +227,11 @@ impl Recent {
     pub(super) fn receivers_of(&self, provider: &str) -> Vec<IpAddr> {
         let of_provider = self.providers.get(provider).into_iter().flatten().rev();
         first_of(of_provider.filter(|one| one.well).map(|one| one.receiver))
+    }
+
+    /// Whether any receiver was ever heard of.
+    pub(super) fn knows_receivers(&self) -> bool {
+        !self.receivers.is_empty()
     }
 
     /// Receivers anywhere that answered anybody, the last first.

@@ -23,6 +23,9 @@ const REFUSED_FOR: SignedDuration = SignedDuration::from_mins(30);
 const LONGEST: SignedDuration = SignedDuration::from_hours(24);
 /// Good probes before any mail.
 const PROBES: u8 = 2;
+/// Where as many could not be made or told nothing for as long, a little mail has to do: one a minute, with time for some to
+/// come to nothing.
+const PROBING: SignedDuration = SignedDuration::from_mins(10);
 /// Connections that do well before the next step.
 const WELL: u32 = 5;
 /// Shortest step of probation.
@@ -187,6 +190,11 @@ impl Verdict {
                 let (cause, probes) = (cause.clone(), if can_probe { 0 } else { PROBES });
                 self.become_(State::Probation { cause, probes, step: 0, since: now, well: 0 }, now);
             }
+            State::Probation { since, probes, .. }
+                if *probes < PROBES && now.duration_since(*since) >= PROBING =>
+            {
+                (*probes, *since) = (PROBES, now);
+            }
             State::Probation { step, since, well, probes, .. } if *probes >= PROBES => {
                 let lasted = now.duration_since(*since);
                 if lasted < STEP || (*well < WELL && lasted < QUIET_STEP) {
@@ -209,8 +217,12 @@ impl Verdict {
     pub(super) fn next_deadline(&self) -> Option<Timestamp> {
         match &self.state {
             State::Isolated { until, .. } => Some(*until),
-            State::Probation { since, well, probes, .. } if *probes >= PROBES => {
-                let lasts = if *well < WELL { QUIET_STEP } else { STEP };
+            State::Probation { since, well, probes, .. } => {
+                let lasts = match (*probes < PROBES, *well < WELL) {
+                    (true, _) => PROBING,
+                    (false, true) => QUIET_STEP,
+                    (false, false) => STEP,
+                };
                 since.checked_add(lasts).ok()
             }
             State::Healthy if self.relapses > 0 => self.since.checked_add(FORGIVEN).ok(),
@@ -276,6 +288,10 @@ mod tests {
         assert_eq!(verdict.state.name(), "isolated");
         verdict.pass_time(at(300), true);
         assert_eq!((verdict.portion(), verdict.wants_probes()), (0, true));
+        assert_eq!(verdict.next_deadline(), Some(at(900)));
+        let mut alone = verdict.clone();
+        alone.pass_time(at(900), true);
+        assert_eq!((alone.portion(), alone.wants_probes()), (STEPS[0], false), "nothing came of any probe");
         verdict.probed_well(at(310));
         verdict.probed_well(at(370));
         let mut now = 370;

@@ -1,0 +1,71 @@
+//! Probes that the core wants, made and told of.
+//!
+//! Owns: how many are under way, and that what they met comes back as a signal. Must not: choose source, receiver or time.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use jiff::Timestamp;
+use mailsteer_core::model::Signal;
+use tokio::sync::Semaphore;
+use tokio::sync::mpsc::WeakSender;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use tracing::{debug, warn};
+
+use super::reconcile::Trigger;
+use crate::observe::probe::{Patience, Probe};
+
+/// Probes that are under way at a time. One takes a fraction of a second, or 50 s where nobody answers.
+const AT_A_TIME: usize = 64;
+
+/// Makes probes.
+pub(super) struct Prober {
+    tasks: TaskTracker,
+    stop: CancellationToken,
+    /// Weak: the loop that is told ends with those that ask it something.
+    triggers: WeakSender<Trigger>,
+    places: Arc<Semaphore>,
+}
+
+impl Prober {
+    pub(super) fn new(tasks: TaskTracker, stop: CancellationToken, triggers: WeakSender<Trigger>) -> Self {
+        Self { tasks, stop, triggers, places: Arc::new(Semaphore::new(AT_A_TIME)) }
+    }
+
+    /// Begins one; false where too many are under way.
+    pub(super) fn begin(&self, probe: Probe, provider: String) -> bool {
+        let Ok(place) = Arc::clone(&self.places).try_acquire_owned() else { return false };
+        let (stop, triggers) = (self.stop.clone(), self.triggers.clone());
+        self.tasks.spawn(async move {
+            let _place = place;
+            tokio::select! {
+                () = stop.cancelled() => {}
+                () = make(probe, provider, triggers) => {}
+            }
+        });
+        true
+    }
+}
+
+async fn make(probe: Probe, provider: String, triggers: WeakSender<Trigger>) {
+    let Probe { from, to, .. } = probe;
+    match probe.run(Patience::default()).await {
+        Ok(sign) => {
+            debug!(%from, to = %to.ip(), ?sign, "probed");
+            let signal = Signal {
+                at: Timestamp::now(),
+                source: from,
+                provider,
+                destination: SocketAddr::ip(&to),
+                sign,
+            };
+            if let Some(triggers) = triggers.upgrade() {
+                // A loop that has ended needs to hear of nothing.
+                let _ended = triggers.send(Trigger::Traffic(vec![signal])).await;
+            }
+        }
+        // It says nothing of the source, and is made again in a minute.
+        Err(error) => warn!("{error}"),
+    }
+}
