@@ -10,12 +10,13 @@ use fake::{Served, mailsteer};
 async fn every_answer() {
     let agent = Served::start().await;
     let who = ["--uid", "105", "203.0.113.200"];
-    let commands: [(&str, &[&str]); 13] = [
+    let commands: [(&str, &[&str]); 14] = [
         ("status", &["status"]),
         ("sources", &["sources"]),
         ("connections", &["connections", "-n", "5"]),
         ("events", &["events"]),
         ("events_verbose", &["events", "-v"]),
+        ("replay", &["replay", "3"]),
         ("explain", &["explain", who[0], who[1], who[2]]),
         ("plan", &["plan"]),
         ("suspend", &["suspend", "transactional-2", "--for", "1h30m", "--reason", "x"]),
@@ -54,10 +55,12 @@ async fn tables_fit_a_terminal() {
 #[tokio::test(flavor = "multi_thread")]
 async fn every_refusal() {
     let agent = Served::start().await;
-    let commands: [(&str, &[&str]); 6] = [
+    let commands: [(&str, &[&str]); 8] = [
         ("no_such_source", &["suspend", "nope", "--reason", "x"]),
         ("no_reason", &["resume", "transactional-2", "--reason", " "]),
         ("bad_duration", &["bypass", "marketing", "--for", "2w", "--reason", "x"]),
+        ("replay_no_event", &["replay", "4"]),
+        ("replay_no_verdict", &["replay", "2"]),
         ("teardown_unasked", &["teardown"]),
         ("try_no_such_stream", &["try", "--stream", "nope", "203.0.113.1"]),
         ("try_other_stream", &["try", "--stream", "marketing", "203.0.113.1"]),
@@ -92,6 +95,7 @@ fn help_of_every_command() {
         "hold",
         "reload",
         "events",
+        "replay",
         "teardown",
     ];
     insta::assert_snapshot!("help", mailsteer(none, &["--help"]).out);

@@ -51,6 +51,16 @@ fn an_isolation_outlives_the_agent_and_ends_with_a_probe_before_any_mail() {
         state(&scene) == "isolated"
     })
     .unwrap();
+    let events = scene.agent.json_lines(&["events", "-n", "1000"]).unwrap();
+    let verdict = events
+        .iter()
+        .find(|row| row["kind"] == "verdict" && row["evidence"]["to"].to_string().contains("isolated"));
+    let replay = scene.agent.json(&["replay", &verdict.unwrap()["number"].to_string()]).unwrap();
+    assert_eq!(
+        (&replay["finding"]["finding"], &replay["same"]),
+        (&"guilty".into(), &true.into()),
+        "{replay}"
+    );
     // The state database has it a moment later.
     let kept = || {
         let database = Connection::open(scene.agent.state().join("mailsteer.db")).unwrap();

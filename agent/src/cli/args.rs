@@ -157,6 +157,11 @@ pub enum Command {
         #[arg(long, short)]
         verbose: bool,
     },
+    /// Judge again what a verdict rests on: each connection, whether it counted, and what other sources met.
+    Replay {
+        /// The number of the event, as `events` has it.
+        event: u64,
+    },
     /// Remove everything of mailsteer's from the kernel, and end the agent if one runs. Mail then leaves unsteered.
     Teardown(TeardownArgs),
     /// Used by `try`.

@@ -15,7 +15,7 @@ use serde::Serialize;
 use super::args::{AgentArgs, Cli, Color, Command, ExplainArgs, TailArgs, TeardownArgs};
 use super::render::{self, Style};
 use super::terminal::harmless;
-use super::{check, connect_as, doctor, init, trying};
+use super::{check, connect_as, doctor, init, replay, trying};
 use crate::api::view::{Destination, Done, Who};
 use crate::api::{Client, ConnectError, Tail, ViewStream};
 
@@ -117,6 +117,10 @@ async fn asked(cli: Cli) -> Result<u8> {
         Command::Events { tail: args, verbose } => {
             let rows = client.events(tail(args)).await?;
             history(rows, json, None, |row| render::event(row, verbose)).await
+        }
+        Command::Replay { event } => {
+            let replay = replay::replay(&mut client, event).await?;
+            show(json, &replay, || replay::shown(&replay))
         }
         Command::Explain(args) => {
             let mut all = vec![];

@@ -13,6 +13,7 @@ pub(crate) mod host_view;
 mod init;
 mod judge;
 mod render;
+mod replay;
 mod terminal;
 mod trying;
 

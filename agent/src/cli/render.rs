@@ -38,7 +38,7 @@ impl Style {
 }
 
 /// Columns two spaces apart; those in `right` are numbers.
-fn table(head: &[&str], right: &[usize], rows: &[Vec<String>]) -> String {
+pub(super) fn table(head: &[&str], right: &[usize], rows: &[Vec<String>]) -> String {
     let mut widths: Vec<usize> = head.iter().map(|h| h.chars().count()).collect();
     for row in rows {
         for (width, cell) in widths.iter_mut().zip(row) {
@@ -90,7 +90,7 @@ fn span(seconds: u64) -> String {
     }
 }
 
-fn moment(time: jiff::Timestamp) -> String {
+pub(super) fn moment(time: jiff::Timestamp) -> String {
     time.strftime("%Y-%m-%d %H:%M:%SZ").to_string()
 }
 
@@ -299,7 +299,7 @@ pub(super) fn connection(r: &ConnectionRow) -> String {
 
 /// The text says what it is about. What it rests on is for those who ask.
 pub(super) fn event(r: &EventRow, verbose: bool) -> String {
-    let mut out = format!("{}  {:<17}  {}", moment(r.time), r.kind, r.text);
+    let mut out = format!("{:>6}  {}  {:<17}  {}", r.number, moment(r.time), r.kind, r.text);
     if verbose {
         for (name, value) in &r.evidence {
             let _ = write!(out, "\n    {name}: {value}");

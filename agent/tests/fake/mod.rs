@@ -166,9 +166,30 @@ pub(crate) fn connections() -> Vec<ConnectionRow> {
     vec![steered, unsteered, silent, refused, wrong]
 }
 
+/// What a verdict rests on, as an event bears it.
+fn evidence() -> String {
+    let one = |second: u32, receiver: u8, failure: &str, well: bool| {
+        format!(
+            r#"{{"at":"2026-03-01T11:59:{second:02}Z","destination":"203.0.113.{receiver}","failure":{failure},"receiver_well":{well}}}"#
+        )
+    };
+    let greeted = r#"{"failure":"greeted","code":554,"text":"5.7.1 blocked"}"#;
+    let outcomes = [
+        one(1, 200, "null", true),
+        one(2, 201, greeted, true),
+        one(3, 202, r#"{"failure":"silent"}"#, false),
+        one(4, 203, greeted, true),
+        one(5, 204, greeted, true),
+    ];
+    format!(
+        r#"{{"source":"203.0.113.10","provider":"google","outcomes":[{}],"siblings":{{"any":true,"well":7,"failed":0}}}}"#,
+        outcomes.join(",")
+    )
+}
+
 pub(crate) fn events() -> Vec<EventRow> {
-    let row = |kind: &str, subject: &str, text: &str, evidence: &[(&str, &str)]| EventRow {
-        number: 1,
+    let row = |number: u64, kind: &str, subject: &str, text: &str, evidence: &[(&str, &str)]| EventRow {
+        number,
         time: at("2026-03-01T11:59:01Z"),
         kind: kind.into(),
         subject: subject.into(),
@@ -176,12 +197,27 @@ pub(crate) fn events() -> Vec<EventRow> {
         evidence: evidence.iter().map(|(k, v)| ((*k).into(), (*v).into())).collect(),
     };
     vec![
-        row("config-loaded", "config", "config loaded: 2 streams, 3 sources", &[("streams", "2")]),
+        row(1, "config-loaded", "config", "config loaded: 2 streams, 3 sources", &[("streams", "2")]),
         row(
+            2,
             "table-repaired",
             "table",
             "the table was put right: nft (pid 4711) flushed it",
             &[("program", "nft"), ("pid", "4711"), ("healed", "20")],
+        ),
+        row(
+            3,
+            "verdict",
+            "transactional-1",
+            "transactional-1 (203.0.113.10) at google: healthy -> isolated",
+            &[
+                ("from", "healthy"),
+                (
+                    "to",
+                    r#"{"state":"isolated","cause":{"failure":"refused"},"until":"2026-03-01T12:29:05Z"}"#,
+                ),
+                ("evidence", &evidence()),
+            ],
         ),
     ]
 }
