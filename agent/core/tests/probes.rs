@@ -61,7 +61,21 @@ fn siblings_do_well(world: &mut World, from: i64, seconds: i64) {
 
 /// Lets time pass until a probe is due from a source, makes it, and lets it meet this; says when that was.
 fn probe(world: &mut World, n: usize, from: i64, patience: i64, met: &Sign) -> Option<(i64, Vec<Event>)> {
+    probe_among(world, n, (from, patience), met, false)
+}
+
+/// The same while siblings have traffic, or not.
+fn probe_among(
+    world: &mut World,
+    n: usize,
+    (from, patience): (i64, i64),
+    met: &Sign,
+    siblings: bool,
+) -> Option<(i64, Vec<Event>)> {
     for second in from..from + patience {
+        if siblings {
+            siblings_do_well(world, second, 1);
+        }
         world.apply(Observation::Tick, at(second));
         let wanted = world.probes(at(second)).into_iter().find(|probe| probe.source == source(n));
         let Some(wanted) = wanted else { continue };
@@ -137,11 +151,9 @@ fn an_idle_source_whose_probes_fail_while_siblings_do_well_is_isolated() {
     let mut now = 0;
     let mut verdicts = Vec::new();
     for n in 1..=3 {
-        siblings_do_well(&mut world, now, 30);
         let patience = if n == 1 { 7_300 } else { 80 };
-        let (second, events) = probe(&mut world, 0, now + 30, patience, &failed()).unwrap();
-        siblings_do_well(&mut world, second, 10);
-        now = second + 10;
+        let (second, events) = probe_among(&mut world, 0, (now, patience), &failed(), true).unwrap();
+        now = second + 1;
         verdicts.extend(to(&events));
         assert_eq!(verdicts.iter().filter(|state| state.name() == "isolated").count(), usize::from(n == 3));
     }

@@ -26,7 +26,7 @@ pub use operator::{Bypass, Command, Hold, OperatorError, Suspension};
 pub use reason::Reason;
 pub use slots::{MAX_SLOTS, slot_count};
 pub use traffic::{
-    Beliefs, EVERYWHERE, Evidence, Failure, Finding, Outcome, Rails, Share, Siblings, State, Verdict,
+    Beliefs, EVERYWHERE, Evidence, Failure, Finding, Others, Outcome, Rails, Share, Siblings, State, Verdict,
     WantedProbe, Withheld, judge,
 };
 pub use uplinks::default_route;

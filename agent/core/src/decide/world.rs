@@ -14,7 +14,7 @@ use super::traffic::{Beliefs, Rails, Traffic, Verdict, WantedProbe};
 use super::{
     Bypass, Command, Event, EventKind, Hold, Ids, OperatorError, Reason, Suspension, sources, uplinks,
 };
-use crate::config::{Config, Ebpf, Plumbing, PoolSource};
+use crate::config::{Config, Ebpf, PoolSource};
 use crate::model::{Host, LaneId, Signal, SourceId, UplinkId};
 
 /// How long connections of a pool wait for an address that is on its way, before they are refused: duplicate address
@@ -68,8 +68,6 @@ pub struct World {
     pub(super) ids: Ids,
     /// Since when a wanted address has been on its way.
     pub(super) awaited: BTreeMap<IpAddr, Timestamp>,
-    /// Local addresses that could serve at some time since the agent started.
-    served: BTreeSet<IpAddr>,
     standings: BTreeMap<IpAddr, Option<Reason>>,
 }
 
@@ -86,7 +84,6 @@ impl World {
             flaps: Flaps::default(),
             ids: Ids::default(),
             awaited: BTreeMap::new(),
-            served: BTreeSet::new(),
             standings: BTreeMap::new(),
         };
         world.assign_ids(now);
@@ -255,21 +252,17 @@ impl World {
         self.standings = standings;
     }
 
-    /// What mailsteer puts on the host is on its way; and so is what has not been seen yet since the start: a host
-    /// that boots gets its links and addresses one after the other, which is a gap and no decision.
+    /// What a fact keeps away may be on its way: an address that is being put on the host, a link that boots or comes up
+    /// again, a line that is dialled anew. Where no source is left, that is a gap for a while, and a decision then.
     fn await_addresses(&mut self, standings: &BTreeMap<IpAddr, Option<Reason>>, now: Timestamp) {
-        let can_serve =
-            standings.iter().filter(|(_, standing)| standing.is_none()).map(|(address, _)| *address);
-        self.served.retain(|address| standings.contains_key(address));
-        self.served.extend(can_serve);
-        let plumbs = self.config.plumbing == Plumbing::Plumb;
-        let served = &self.served;
-        let on_its_way = |address: &IpAddr, standing: &Option<Reason>| match standing {
-            Some(Reason::AddressTentative) => true,
-            Some(Reason::AddressMissing) => plumbs || !served.contains(address),
-            Some(Reason::NoInterface { .. } | Reason::LinkDown { .. } | Reason::NoRoute { .. }) => {
-                !served.contains(address)
-            }
+        let on_its_way = |standing: &Option<Reason>| match standing {
+            Some(
+                Reason::AddressTentative
+                | Reason::AddressMissing
+                | Reason::NoInterface { .. }
+                | Reason::LinkDown { .. }
+                | Reason::NoRoute { .. },
+            ) => true,
             Some(
                 Reason::DadFailed
                 | Reason::Suspended { .. }
@@ -280,10 +273,8 @@ impl World {
             )
             | None => false,
         };
-        self.awaited.retain(|address, _| {
-            standings.get(address).is_some_and(|standing| on_its_way(address, standing))
-        });
-        for (address, _) in standings.iter().filter(|(address, standing)| on_its_way(address, standing)) {
+        self.awaited.retain(|address, _| standings.get(address).is_some_and(|standing| on_its_way(standing)));
+        for (address, _) in standings.iter().filter(|(_, standing)| on_its_way(standing)) {
             self.awaited.entry(*address).or_insert(now);
         }
     }

@@ -37,8 +37,6 @@ pub enum Sign {
     Unreachable,
     /// Its SYN was sent a second time and that one was not answered either within 300 ms.
     Silent,
-    /// The receiver greeted with a code of 2xx.
-    Greeted,
     /// The receiver said 4xx or 5xx, in clear.
     Said {
         /// The code, 400 to 599.

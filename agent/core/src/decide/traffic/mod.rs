@@ -16,7 +16,7 @@ use std::net::IpAddr;
 use jiff::{SignedDuration, Timestamp};
 use serde::{Deserialize, Serialize};
 
-pub use evidence::{Evidence, Failure, Finding, Outcome, Siblings, judge};
+pub use evidence::{Evidence, Failure, Finding, Others, Outcome, Siblings, judge};
 pub use probes::WantedProbe;
 pub use rails::{Rails, Share, Withheld};
 pub use verdict::{State, Verdict};
@@ -30,6 +30,8 @@ use probes::Probes;
 use recent::{Pair, Recent};
 use verdict::WHOLE;
 
+/// So many failing sources stand for an uplink that has more.
+const UPLINK: usize = 5;
 /// In place of a provider's name: at every provider. No provider can be called so.
 pub const EVERYWHERE: &str = "*";
 /// A suspicion that nothing new feeds is looked at again after this: what it rests on is out of the window then.
@@ -91,7 +93,7 @@ impl Traffic {
         for pair in [pair, &everywhere] {
             let Some(verdict) = self.verdicts.get_mut(pair) else { continue };
             match &signal.sign {
-                Sign::Established | Sign::Greeted => verdict.did_well(),
+                Sign::Established => verdict.did_well(),
                 Sign::ProbeGreeted => {
                     let (from, before) = (verdict.state.name().to_owned(), verdict.portion());
                     verdict.probed_well(now);
@@ -282,7 +284,10 @@ impl Traffic {
         let (here, elsewhere) = (of(true), of(false));
         let began = evidence::add_up(&evidence.outcomes).since.unwrap_or(now);
         let (own, others) = (self.recent.met(&here, began), self.recent.met(&elsewhere, began));
-        if own.well > 0 || own.failed < 3 || others.well < 3 {
+        let serving = here.iter().filter(|local| self.portion(**local, EVERYWHERE).0 > 0).count();
+        // Two that fail by themselves are no uplink: all of it has to have failed, as far as a few can stand for many.
+        let enough = serving.min(UPLINK);
+        if own.well > 0 || self.recent.failing(&here, began) < enough || own.failed < 3 || others.well < 3 {
             return false;
         }
         let Some(cause) = evidence.outcomes.iter().rev().find_map(|one| one.failure.clone()) else {

@@ -7,7 +7,7 @@ use std::net::IpAddr;
 
 use jiff::{SignedDuration, Timestamp};
 
-use super::evidence::{self, Evidence, Failure, Outcome, Siblings};
+use super::evidence::{self, Evidence, Failure, Others, Outcome, Siblings};
 use super::probes::Failed;
 use crate::decide::world::moved;
 use crate::model::{Sign, Signal};
@@ -16,6 +16,9 @@ use crate::model::{Sign, Signal};
 const WINDOW: SignedDuration = SignedDuration::from_secs(60);
 /// Outcomes that are kept of a source at a provider: more than isolate it, in the order in which they came.
 const OUTCOMES: usize = 64;
+/// "About when": a failure is seen up to 1.5 s after it began, and of a source with little traffic siblings' connections are
+/// seconds apart.
+const ABOUT: SignedDuration = SignedDuration::from_secs(5);
 /// Results that are kept of a provider, whichever source's.
 const RESULTS: usize = 512;
 /// For how long an answer says that a receiver lives.
@@ -70,7 +73,7 @@ pub(super) struct Recent {
 /// What a signal says of its source, if anything.
 fn result(sign: &Sign) -> Option<Option<Failure>> {
     match sign {
-        Sign::Established | Sign::Greeted | Sign::ProbeGreeted => Some(None),
+        Sign::Established | Sign::ProbeGreeted => Some(None),
         Sign::Refused => Some(Some(Failure::Refused)),
         Sign::Reset => Some(Some(Failure::Reset)),
         Sign::Unreachable => Some(Some(Failure::Unreachable)),
@@ -150,6 +153,7 @@ impl Recent {
                 receiver_well: failure
                     .as_ref()
                     .is_none_or(|failure| self.is_well(*destination, *source, failure, *at)),
+                others: failure.as_ref().map(|_| self.others(*source, provider, *at)).unwrap_or_default(),
             })
             .collect();
         let began = evidence::add_up(&outcomes).since.unwrap_or(now);
@@ -169,6 +173,10 @@ impl Recent {
             destination: *destination,
             failure: Some(failure.clone()),
             receiver_well: self.is_well(*destination, *source, failure, *at),
+            others: self
+                .providers
+                .keys()
+                .fold(Others::default(), |sum, provider| sum.plus(self.others(*source, provider, *at))),
         };
         let outcomes: Vec<Outcome> = failed.iter().map(outcome).collect();
         let began = evidence::add_up(&outcomes).since.unwrap_or(now);
@@ -200,16 +208,35 @@ impl Recent {
         (lives || failure.is_explicit()) && !blamed
     }
 
+    /// What other sources met at a provider about then.
+    fn others(&self, source: IpAddr, provider: &str, at: Timestamp) -> Others {
+        let results = self.providers.get(provider).into_iter().flatten().rev();
+        let recent = results.take_while(|one| at.duration_since(one.at) <= ABOUT);
+        let mut by_source: BTreeMap<IpAddr, Others> = BTreeMap::new();
+        for one in recent.filter(|one| one.source != source && one.at.duration_since(at) <= ABOUT) {
+            by_source.entry(one.source).or_default().count(one.well);
+        }
+        Others::those_that_do_well(by_source)
+    }
+
+    /// What those siblings met since then that mostly did well, or all where none did.
     fn siblings(&self, source: IpAddr, provider: &str, began: Timestamp, since: Timestamp) -> Siblings {
         let others = self.providers.get(provider).into_iter().flatten();
-        let mut siblings = Siblings::default();
+        let (mut any, mut by_source) = (false, BTreeMap::<IpAddr, Others>::new());
         for one in others.filter(|one| one.source != source) {
-            siblings.any |= one.at >= since;
+            any |= one.at >= since;
             if one.began >= began {
-                *(if one.well { &mut siblings.well } else { &mut siblings.failed }) += 1;
+                by_source.entry(one.source).or_default().count(one.well);
             }
         }
-        siblings
+        let Others { well, failed } = Others::those_that_do_well(by_source);
+        Siblings { any, well, failed }
+    }
+
+    /// How many sources of these failed since a time, wherever they sent.
+    pub(super) fn failing(&self, sources: &BTreeSet<IpAddr>, began: Timestamp) -> usize {
+        let failed = self.providers.values().flatten().filter(|one| !one.well && one.began >= began);
+        failed.map(|one| one.source).filter(|one| sources.contains(one)).collect::<BTreeSet<_>>().len()
     }
 
     /// What sources met since a time, wherever they sent.
