@@ -38,6 +38,7 @@ pub mod scale;
 pub mod scene;
 pub mod strangers;
 pub mod tcx;
+pub mod time;
 pub mod topology;
 pub mod tunnel;
 pub mod unit;

@@ -2,57 +2,20 @@
 //! time lasts as long as it was meant to, and the cause is said.
 //!
 //! Debian's libfaketime stands between the agent and the time of day; the clocks that nobody can set stay as they are.
-#![expect(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails loudly")]
+#![expect(clippy::unwrap_used, clippy::panic, reason = "a test fails loudly")]
 
-use std::fs;
-use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use mailsteer_tests::load::Load;
 use mailsteer_tests::scene::{self, LONE, MAIL, offences};
+use mailsteer_tests::time::Time;
 use mailsteer_tests::topology::{Options, receiver4, receiver6, uplinks};
 use mailsteer_tests::{Agent, Capture, Lab, Receiver, poll};
 use serde_json::Value;
 
-const LIBRARY: &str = "faketime/libfaketimeMT.so.1";
 /// A jump is seen with the next turn of the agent's loop, and told in seconds.
 const SEEN: Duration = Duration::from_secs(20);
 const DAY: f64 = 86_400.0;
-
-/// What the agent takes for the time of day.
-struct Time {
-    file: PathBuf,
-}
-
-impl Time {
-    /// Its shared memory is the agent's own, so that none is left behind.
-    fn give(lab: &Lab, agent: &mut Agent) -> Self {
-        let time = Self { file: lab.dir().join("time") };
-        time.is("+0d");
-        let script = "mount -t tmpfs mailsteer-lab /dev/shm && exec \"$@\"";
-        agent.set_wrapper(["unshare", "--mount", "--propagation", "private", "sh", "-c", script, "sh"]);
-        agent.set_wrapper_within([
-            "env".to_owned(),
-            format!("LD_PRELOAD={}", library().display()),
-            format!("FAKETIME_TIMESTAMP_FILE={}", time.file.display()),
-            "FAKETIME_NO_CACHE=1".to_owned(),
-            "FAKETIME_DONT_FAKE_MONOTONIC=1".to_owned(),
-        ]);
-        time
-    }
-
-    /// So far from the true time, from the agent's next look on.
-    fn is(&self, offset: &str) {
-        let next = self.file.with_extension("next");
-        fs::write(&next, format!("{offset}\n")).unwrap();
-        fs::rename(next, &self.file).unwrap();
-    }
-}
-
-fn library() -> PathBuf {
-    let folders = fs::read_dir("/usr/lib").unwrap().map(|entry| entry.unwrap().path().join(LIBRARY));
-    folders.into_iter().find(|path| path.exists()).expect("libfaketime: cargo xtask setup installs it")
-}
 
 struct Place {
     lab: Lab,
@@ -66,7 +29,7 @@ impl Place {
         let lab = Lab::new(Options::default()).unwrap();
         let receiver = Receiver::start(&lab.world, 25).unwrap();
         let mut agent = Agent::prepare(&lab, Some(scene::CONFIG)).unwrap();
-        let time = Time::give(&lab, &mut agent);
+        let time = Time::give(&lab, &mut agent).unwrap();
         agent.restart().unwrap();
         Self { lab, receiver, agent, time }
     }
@@ -105,7 +68,7 @@ impl Place {
     /// Sets it and waits until that is told.
     fn set(&self, offset: &str, told: &str) {
         let before = self.jumps().len();
-        self.time.is(offset);
+        self.time.is(offset).unwrap();
         poll::until_true(SEEN, "the jump to be told", || self.jumps().len() > before)
             .unwrap_or_else(|error| panic!("{error}: {}", self.agent.log().unwrap()));
         let jumps = self.jumps();
@@ -137,7 +100,7 @@ fn seconds(time: &Value) -> f64 {
 
 /// Processor time that a process has used so far.
 fn used(pid: u32) -> Duration {
-    let stat = fs::read_to_string(Path::new("/proc").join(pid.to_string()).join("stat")).unwrap();
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
     // utime and stime are the 14th and 15th field; the name before may hold blanks.
     let fields: Vec<&str> = stat.rsplit(')').next().unwrap().split_whitespace().collect();
     let ticks: u64 = [11, 12].map(|n| fields[n].parse::<u64>().unwrap()).iter().sum();
@@ -210,7 +173,7 @@ fn a_clock_that_is_set_between_two_agents_ends_nothing() {
     let (capture, load) = (place.capture(), place.load(50, 0).start(&place.lab.mail).unwrap());
     for (n, (offset, told)) in [("+1d", "ahead by 24h"), ("-1d", "back by 48h")].into_iter().enumerate() {
         place.agent.kill().unwrap();
-        place.time.is(offset);
+        place.time.is(offset).unwrap();
         place.agent.restart().unwrap();
         place.still_said(told);
         let jumps = place.jumps();
