@@ -33,6 +33,9 @@ const PATIENCE: Duration = Duration::from_secs(15);
 /// Sources that nobody is to fail; 128.66.0.0/16 is nobody's.
 const NETWORK: Ipv4Addr = Ipv4Addr::new(128, 66, 0, 0);
 
+/// Receivers of the large size: 128.67.0.0/16 is nobody's either.
+const RECEIVERS: Ipv4Addr = Ipv4Addr::new(128, 67, 0, 0);
+
 /// What fails.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -82,6 +85,14 @@ pub struct Place {
     lab: Lab,
 }
 
+/// So many that two dozen stick to the victim: each source has an equal share. With few sources the lab's own do.
+fn receivers(more: u32) -> Vec<IpAddr> {
+    if more == 0 {
+        return (1..=250).map(receiver4).collect();
+    }
+    (1..=24 * more).map(|n| Ipv4Addr::from(u32::from(RECEIVERS) + n).into()).collect()
+}
+
 fn victim() -> IpAddr {
     uplinks()[1].source4(0)
 }
@@ -94,8 +105,6 @@ fn config(others_too: u32) -> String {
     let more: String = others(others_too)
         .last()
         .map_or_else(String::new, |last| format!(", \"{}-{last}\"", Ipv4Addr::from(u32::from(NETWORK) + 1)));
-    // Of the victim's sixteenth part or less nothing would be seen: it stands for a quarter whatever there is besides.
-    let weight = (others_too / 4).max(1);
     let lanes: String = (2..=if others_too == 0 { 1 } else { 64 })
         .map(|n| format!("[stream.s{n}]\nuid = {}\npool = \"main\"\n", MAIL + n))
         .collect();
@@ -104,7 +113,7 @@ fn config(others_too: u32) -> String {
          [uplink.a]\ninterface = \"upa\"\ngateway = \"192.0.2.1\"\nprefix = [\"192.0.2.0/24\", \"128.66.0.0/20\"]\n\
          [uplink.b]\ninterface = \"upb\"\ngateway = \"198.51.100.1\"\nprefix = \"198.51.100.0/24\"\n\
          [pool.main]\naddresses = [\"192.0.2.11-192.0.2.12\", \"198.51.100.21-198.51.100.22\"{more}]\n\
-         weights = {{ \"main-3\" = {weight} }}\nbalance = \"sticky\"\n\
+         balance = \"sticky\"\n\
          [stream.mail]\nuid = {MAIL}\npool = \"main\"\n{lanes}"
     )
 }
@@ -127,26 +136,32 @@ impl Place {
         let addresses: String = others(more).map(|one| format!("addr add {one}/32 dev upa\n")).collect();
         crate::exec::output_of(lab.mail.command("ip").args(["-batch", "-"]), &addresses)?;
         lab.world.sh(&format!("ip route replace {NETWORK}/20 via {}", uplinks()[0].own4))?;
+        lab.world.sh(&format!("ip route add local {RECEIVERS}/16 dev lo"))?;
         let agent = Agent::start(&lab, &config(more))?;
         let mut place = Self { agent, receiver, to: Vec::new(), lab };
-        place.find_receivers()?;
+        place.find_receivers(more)?;
         Ok(place)
     }
 
     /// Which receivers stick to the victim.
-    fn find_receivers(&mut self) -> Result<()> {
-        let all: Vec<IpAddr> = (1..=250).map(receiver4).collect();
-        let load = Load { rate: 500, count: all.len() as u64, to: all, ..self.load()? };
-        let report = load.run(&self.lab.mail)?;
-        let seen = self.receiver.connections();
-        let of = |own: bool| -> Vec<IpAddr> {
-            let seen = seen.iter().filter(|one| (one.peer.ip() == victim()) == own);
-            seen.map(|one| one.to).take(HALF).collect()
-        };
-        let (own, others) = (of(true), of(false));
-        if own.len() < HALF || others.len() < HALF {
-            bail!("{} receivers of the victim's and {} others: {report:?}", own.len(), others.len());
+    fn find_receivers(&mut self, more: u32) -> Result<()> {
+        let (mut own, mut others) = (Vec::new(), Vec::new());
+        // As many as one command line holds.
+        for part in receivers(more).chunks(2_000) {
+            let load = Load { rate: 2_000, count: part.len() as u64, to: part.to_vec(), ..self.load()? };
+            load.run(&self.lab.mail)?;
+            for one in self.receiver.connections() {
+                (if one.peer.ip() == victim() { &mut own } else { &mut others }).push(one.to);
+            }
+            self.receiver.forget();
+            if own.len() >= HALF && others.len() >= HALF {
+                break;
+            }
         }
+        if own.len() < HALF || others.len() < HALF {
+            bail!("{} receivers of the victim's and {} others", own.len(), others.len());
+        }
+        own.truncate(HALF);
         // In turn, so that connections of the victim's are evenly spaced.
         self.to = own.into_iter().zip(others).flat_map(<[IpAddr; 2]>::from).collect();
         Ok(())

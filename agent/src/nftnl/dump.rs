@@ -46,8 +46,11 @@ const ELEMENT_DATA: u16 = 2;
 const ELEMENT_FLAGS: u16 = 3;
 const ELEMENT_INTERVAL_END: u32 = 1;
 const DATA_VALUE: u16 = 1;
-/// Asking one by one beats a dump up to here.
-const LOOKUP_LIMIT: usize = 256;
+/// Asking by key beats a dump up to here: 262,144 elements are dumped in 1 s, and 50,000 asked for in a tenth of that.
+const LOOKUP_LIMIT: usize = 100_000;
+/// So many keys in one question: the kernel allocates a page or two for each answer, and all of them have to fit into a
+/// socket's smallest buffer.
+const KEYS: usize = 16;
 
 /// What the kernel says of the table itself.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -360,20 +363,36 @@ pub fn lookup(
         found.extend(elements(connection, name)?.into_iter().map(|element| (element.key.clone(), element)));
         return Ok(found);
     }
-    for key in keys {
-        let wanted =
-            ListAttribute::Element(vec![SetElementAttribute::Key(DataAttribute::Value(key.clone()))]);
-        let mut ask = names(name);
-        ask.push(SetElementList::Elements(vec![wanted]));
-        match connection.get(NfTablesMessage::GetSetElement(SetElementMessage { attributes: ask })) {
-            Ok(replies) => found.extend(
-                replies.iter().flat_map(|reply| parse(&reply.attributes)).map(|e| (e.key.clone(), e)),
-            ),
-            Err(error) if error.errno() == Some(libc::ENOENT) => {}
-            Err(error) => return Err(error),
+    for part in keys.chunks(KEYS) {
+        match ask(connection, name, part) {
+            // One of them is missing, and it is not said which.
+            Err(error) if error.errno() == Some(libc::ENOENT) => {
+                for key in part {
+                    match ask(connection, name, std::slice::from_ref(key)) {
+                        Err(error) if error.errno() == Some(libc::ENOENT) => {}
+                        other => found.extend(other?),
+                    }
+                }
+            }
+            other => found.extend(other?),
         }
     }
     Ok(found)
+}
+
+fn ask(
+    connection: &mut Connection,
+    name: &'static str,
+    keys: &[Vec<u8>],
+) -> Result<Vec<(Vec<u8>, Element)>, NetlinkError> {
+    let wanted = |key: &Vec<u8>| {
+        ListAttribute::Element(vec![SetElementAttribute::Key(DataAttribute::Value(key.clone()))])
+    };
+    let mut ask = names(name);
+    ask.push(SetElementList::Elements(keys.iter().map(wanted).collect()));
+    let replies = connection.get(NfTablesMessage::GetSetElement(SetElementMessage { attributes: ask }))?;
+    let found = replies.iter().flat_map(|reply| parse(&reply.attributes));
+    Ok(found.map(|element| (element.key.clone(), element)).collect())
 }
 
 fn names(name: &str) -> Vec<SetElementList> {

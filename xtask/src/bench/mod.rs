@@ -3,6 +3,7 @@
 //! Owns: which there are, and what all of them need. Must not: measure; programs of the tests' package do.
 
 mod connect;
+mod failover;
 mod scale;
 mod spread;
 
@@ -23,6 +24,8 @@ enum What {
     Scale(scale::Args),
     /// What steering costs a connection, beside rules by hand and no steering.
     Connect(connect::Args),
+    /// From a fault to the first connection from another address.
+    Failover(failover::Args),
 }
 
 /// Runs the command.
@@ -30,6 +33,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     match &args.what {
         What::Scale(args) => scale::run(args),
         What::Connect(args) => connect::run(args),
+        What::Failover(args) => failover::run(args),
     }
 }
 

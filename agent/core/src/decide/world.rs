@@ -273,7 +273,7 @@ impl World {
             )
             | None => false,
         };
-        self.awaited.retain(|address, _| standings.get(address).is_some_and(|standing| on_its_way(standing)));
+        self.awaited.retain(|address, _| standings.get(address).is_some_and(on_its_way));
         for (address, _) in standings.iter().filter(|(_, standing)| on_its_way(standing)) {
             self.awaited.entry(*address).or_insert(now);
         }

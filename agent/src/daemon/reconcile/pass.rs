@@ -71,8 +71,7 @@ impl Reconciler {
         let events = self.world.apply(Observation::Host(look.host.clone()), now);
         self.tell(&events);
         let decision = decide::desired(&self.world, now);
-        self.tell_flips(&decision);
-        self.decision = decision;
+        let before = std::mem::replace(&mut self.decision, decision);
         self.pending = plan::plan(&self.decision.desired, &self.observed(look));
         let count = self.pending.len();
         let mut failed = Vec::new();
@@ -86,6 +85,8 @@ impl Reconciler {
                 failed.push((action, error));
             }
         }
+        // Told when it is done: with many sources that takes as long as deciding does.
+        self.tell_flips(&before);
         if failed.is_empty() {
             self.failing.clear();
             return Ok(count);

@@ -48,8 +48,9 @@ impl Reconciler {
         self.tell_now(EventKind::CarriedOver { moved, ended });
     }
 
-    pub(super) fn tell_flips(&self, decision: &Decision) {
-        let (flips, exhausted) = decide::flips(&self.decision.desired, &decision.desired);
+    /// Which shares the last decision moved.
+    pub(super) fn tell_flips(&self, before: &Decision) {
+        let (flips, exhausted) = decide::flips(&before.desired, &self.decision.desired);
         for flip in flips {
             if let Some(reason) = &flip.reason {
                 let key = (flip.stream.clone(), reason.name().to_owned());
