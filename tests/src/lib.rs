@@ -36,6 +36,7 @@ pub mod recipes;
 pub mod residue;
 pub mod scale;
 pub mod scene;
+pub mod slots;
 pub mod strangers;
 pub mod tcx;
 pub mod time;

@@ -7,10 +7,10 @@ use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
 use mailsteer_tests::load::{Load, Report};
-use mailsteer_tests::poll;
 use mailsteer_tests::receiver::{Behaviour, Whom};
 use mailsteer_tests::scene::{SHOWN, Scene};
 use mailsteer_tests::topology::{Options, receiver4, uplinks};
+use mailsteer_tests::{poll, slots};
 
 /// Longer than a pool holds (8 s), and than the retransmission that meets the refusal then.
 const REFUSED: Duration = Duration::from_secs(30);
@@ -137,20 +137,5 @@ fn a_link_that_flaps_points_no_connection_at_a_dead_address_and_comes_back_later
 
 /// Whether any slot of the table leads to a source of the second uplink, as the kernel says.
 fn points_there(scene: &Scene) -> bool {
-    let text = scene.lab.mail.sh("nft -j list table inet mailsteer").unwrap();
-    let listing: serde_json::Value = serde_json::from_str(&text).unwrap();
-    let pairs = |name: &str| -> Vec<(serde_json::Value, serde_json::Value)> {
-        let all = listing["nftables"].as_array().unwrap().iter();
-        let map = all.map(|entry| &entry["map"]).find(|map| map["name"] == name).unwrap();
-        let elements = map["elem"].as_array().into_iter().flatten();
-        elements.map(|pair| (pair[0].clone(), pair[1].clone())).collect()
-    };
-    let there = sources(1).map(|one| one.to_string());
-    let ids: Vec<u64> = pairs("addr4")
-        .into_iter()
-        .filter(|(_, address)| there.contains(&address.as_str().unwrap_or_default().to_owned()))
-        .map(|(id, _)| id.as_u64().unwrap())
-        .collect();
-    assert_eq!(ids.len(), 2);
-    pairs("slots").iter().any(|(_, mark)| ids.contains(&(mark.as_u64().unwrap() & 0xfff)))
+    slots::lead_to(&scene.lab.mail, |address| sources(1).contains(&address)).unwrap()
 }

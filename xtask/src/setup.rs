@@ -30,12 +30,13 @@ impl Args {
 const DEMO: [&str; 4] = ["nftables", "iproute2", "gcc", "libc6-dev"];
 
 /// Debian packages: what libFuzzer is compiled with, what tests call, then the eBPF tool chain, then what an older kernel is booted with.
-const PACKAGES: [&str; 17] = [
+const PACKAGES: [&str; 18] = [
     "g++",
     "conntrack",
     "iptables",
     "tcpdump",
     "libfaketime",
+    "strace",
     "systemd",
     "debootstrap",
     "pkg-config",

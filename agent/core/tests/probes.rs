@@ -5,7 +5,7 @@ use std::net::IpAddr;
 
 use jiff::{SignedDuration, Timestamp};
 use mailsteer_core::config::{HostView, load};
-use mailsteer_core::decide::{Event, EventKind, Observation, State, World, desired};
+use mailsteer_core::decide::{Event, EventKind, Observation, State, Who, World, desired, explain};
 use mailsteer_core::model::{Address, AddressState, Host, Link, Route, Sign, Signal};
 
 const CONFIG: &str = r#"
@@ -132,6 +132,12 @@ fn two_good_probes_come_before_any_mail() {
     let (second, events) = probe(&mut world, 0, first, 100, &Sign::ProbeGreeted).unwrap();
     assert!(second - first >= 60, "one a minute at most: {first} {second}");
     assert_eq!(to(&events)[0].step(), Some(10), "a little mail: {events:?}");
+    let decision = desired(&world, at(second));
+    let who = Who { uid: Some(1001), ..Who::default() };
+    let answer = explain(&world, &decision.desired, &who, receiver(1));
+    let why = answer.sources[0].why_not.clone().unwrap_or_default();
+    assert!(why.contains("on its way back at other, 1 % of its share"), "{answer:?}");
+    assert!(answer.sources[1].why_not.is_none() && answer.sources[0].share > 0, "{answer:?}");
     assert_eq!(probe(&mut world, 0, second + 1, 600, &failed()), None, "mail tells more");
 }
 

@@ -83,6 +83,9 @@ impl Samples {
         }
         self.count(Metric::PendingMoved, &[], tallies.moved);
         self.count(Metric::LiveEnded, &[], tallies.ended);
+        for (reason, withheld) in &tallies.withheld {
+            self.count(Metric::FlipsWithheld, &[reason], *withheld);
+        }
         for ((stream, cause), flips) in &tallies.flips {
             self.count(Metric::Flips, &[stream, cause], *flips);
         }

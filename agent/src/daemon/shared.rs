@@ -56,6 +56,8 @@ pub(super) struct Tallies {
     pub(super) guard_repairs: u64,
     /// Flips by stream and cause.
     pub(super) flips: BTreeMap<(String, String), u64>,
+    /// Flips that a guard rail held, by which.
+    pub(super) withheld: BTreeMap<&'static str, u64>,
     /// Pending connections that took another source after a flip.
     pub(super) moved: u64,
     /// Live ones that were ended after a flip.

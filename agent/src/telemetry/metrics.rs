@@ -60,6 +60,7 @@ metrics! {
     Flips Counter "mailsteer_flips_total" ["stream", "cause"] "Changes of slots because a source stopped or started to be eligible.";
     PendingMoved Counter "mailsteer_pending_moved_total" [] "Connections that nobody had answered yet when their source lost its slots, and that took another source with their next SYN.";
     LiveEnded Counter "mailsteer_live_ended_total" [] "Live connections that were ended because their source lost its slots (on_flip).";
+    FlipsWithheld Counter "mailsteer_flips_withheld_total" ["reason"] "Sources that seemed to fail and went on, by the guard rail that held the flip.";
     StreamConnections Counter "mailsteer_stream_connections_total" ["stream", "outcome"] "Connections by stream and what became of them, over all sources.";
     ProviderConnections Counter "mailsteer_provider_connections_total" ["provider", "outcome"] "Connections by who receives and what became of them.";
     SourceState Gauge "mailsteer_source_state" ["source", "state"] "1 for the state that a source is in.";

@@ -79,7 +79,7 @@ pub struct SourceAnswer {
     pub address: Option<IpAddr>,
     /// Its share, in thousandths.
     pub share: u32,
-    /// Why it has none.
+    /// Why it has none, or not all of it.
     pub why_not: Option<String>,
 }
 
@@ -192,7 +192,7 @@ fn matched_by(
     let stream = world.config.streams.iter().find(|stream| stream.name == lane.stream);
     let here = |choice: &&Choice| choice.lane == lane.id && choice.family == family;
     let sources: Vec<SourceAnswer> =
-        desired.choices.iter().filter(here).map(|choice| answer(world, choice)).collect();
+        desired.choices.iter().filter(here).map(|choice| answer(world, lane, choice)).collect();
     Explanation {
         not_steered: None,
         streams,
@@ -205,10 +205,15 @@ fn matched_by(
     }
 }
 
-fn answer(world: &World, choice: &Choice) -> SourceAnswer {
+fn answer(world: &World, lane: &Lane, choice: &Choice) -> SourceAnswer {
     let source = world.pool_sources().find(|source| source.name == choice.source);
+    // Of who is on its way back: why it has not all of its share.
+    let believed = || {
+        let (_, verdict) = world.traffic.portion(source?.local, &lane.provider);
+        verdict.filter(|_| world.hold().is_none()).map(|(provider, verdict)| verdict.at(provider).to_string())
+    };
     let (share, why_not) = match &choice.mode {
-        ChoiceMode::Chosen { slots, of } => (slots * 1000 / (*of).max(1), None),
+        ChoiceMode::Chosen { slots, of } => (slots * 1000 / (*of).max(1), believed()),
         ChoiceMode::Discarded(reason) => (0, Some(reason.to_string())),
     };
     let address = source.map(|source| source.local);

@@ -62,7 +62,12 @@ impl Reconciler {
     }
 
     pub(super) fn tell(&self, events: &[Event]) {
-        events.iter().for_each(|event| self.shared.happened(event));
+        for event in events {
+            if let EventKind::FlipWithheld { why, .. } = &event.kind {
+                self.shared.tally(|tallies| *tallies.withheld.entry(why.as_str()).or_default() += 1);
+            }
+            self.shared.happened(event);
+        }
     }
 
     pub(super) fn tell_now(&self, kind: EventKind) {

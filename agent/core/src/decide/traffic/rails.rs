@@ -35,6 +35,17 @@ pub enum Withheld {
     Budget,
 }
 
+impl Withheld {
+    /// The word for it in metrics.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Brake => "brake",
+            Self::Budget => "budget",
+        }
+    }
+}
+
 impl std::fmt::Display for Withheld {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str(match self {
@@ -93,6 +104,12 @@ mod as_list {
 pub(in crate::decide) fn network(address: IpAddr) -> IpNet {
     let length = if address.is_ipv4() { 24 } else { 48 };
     IpNet::new(address, length).map_or_else(|_| IpNet::from(address), |net| net.trunc())
+}
+
+/// The same of a source by its address on this host: behind a 1:1 NAT receivers see another.
+pub(super) fn network_of(config: &Config, local: IpAddr) -> IpNet {
+    let mut sources = config.pools.values().flat_map(|pool| &pool.sources);
+    network(sources.find(|one| one.local == local).map_or(local, |one| one.public))
 }
 
 fn pools_of(config: &Config, source: IpAddr) -> impl Iterator<Item = &Pool> {
@@ -191,28 +208,30 @@ impl Rails {
         (source, provider): &Pair,
         now: Timestamp,
     ) -> Vec<IpAddr> {
-        let whole = network(*source);
+        let whole = network_of(config, *source);
         let fallen: BTreeSet<IpAddr> = self
             .fallen
             .iter()
             .filter(|(at, address, there)| {
-                there == provider && whole.contains(address) && now.duration_since(*at) < TOGETHER
+                there == provider
+                    && network_of(config, *address) == whole
+                    && now.duration_since(*at) < TOGETHER
             })
             .map(|(_, address, _)| *address)
             .collect();
         if fallen.len() < OF_A_NETWORK {
             return Vec::new();
         }
-        let sources = config.pools.values().flat_map(|pool| &pool.sources).map(|one| one.local);
-        let rest: BTreeSet<IpAddr> =
-            sources.filter(|local| whole.contains(local) && !fallen.contains(local)).collect();
+        let sources = config.pools.values().flat_map(|pool| &pool.sources);
+        let inside = sources.filter(|one| network(one.public) == whole).map(|one| one.local);
+        let rest: BTreeSet<IpAddr> = inside.filter(|local| !fallen.contains(local)).collect();
         rest.into_iter().collect()
     }
 
     /// The network of this source is isolated: what its sources had there is not moved.
     pub(super) fn leave(&mut self, config: &Config, whole: IpNet, provider: &str) {
         for pool in config.pools.values() {
-            let inside = pool.sources.iter().map(|one| one.local).filter(|local| whole.contains(local));
+            let inside = pool.sources.iter().filter(|one| network(one.public) == whole).map(|one| one.local);
             for source in inside {
                 let streams = config.streams.iter().filter(|stream| stream.pool == pool.name);
                 self.unmoved.extend(streams.map(|stream| (stream.name.clone(), source, provider.to_owned())));
