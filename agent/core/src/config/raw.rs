@@ -150,6 +150,17 @@ table! {
         /// weight. More than that is rather our own side's fault. A receiver's own refusal is never held.
         #[schemars(extend("default" = 0.3))]
         brake: f64,
+        /// Connections in a row, each to another receiver, that have to fail before a source is isolated, while others do
+        /// well at the same provider. Successes in between count against it. 2 is fast and sometimes wrong.
+        #[schemars(extend("default" = 3))]
+        failures: i64,
+        /// Minutes of the first isolation where no receiver said why (silence, resets, ICMP). Each relapse doubles it, up to a day.
+        #[schemars(extend("default" = 5))]
+        silent_minutes: i64,
+        /// Minutes of the first isolation where receivers said so (refused, greeted with 4xx or 5xx). Each relapse doubles it, up to
+        /// a day.
+        #[schemars(extend("default" = 30))]
+        refused_minutes: i64,
     }
 }
 

@@ -134,11 +134,27 @@ pub struct Safety {
     pub surge: u32,
     /// What beliefs from silence may take of a pool in ten minutes, in thousandths.
     pub brake: u32,
+    /// Failures in a row, each at another receiver, that isolate a source.
+    pub failures: u32,
+    /// Minutes of the first isolation for what no receiver said.
+    pub silent_minutes: u32,
+    /// Minutes of the first isolation for a receiver's own word.
+    pub refused_minutes: u32,
 }
 
 impl Default for Safety {
+    /// Three failures: a working source's connections fail once in a hundred times, three in a row once in a million. Five
+    /// minutes are longer than a route takes to settle and a link to be mended by itself (BGP converges in minutes), and
+    /// short beside the hours for which an MTA keeps trying. Blocks by rate or reputation last from half an hour to a day.
     fn default() -> Self {
-        Self { flips_per_day: 3, surge: 1500, brake: 300 }
+        Self {
+            flips_per_day: 3,
+            surge: 1500,
+            brake: 300,
+            failures: 3,
+            silent_minutes: 5,
+            refused_minutes: 30,
+        }
     }
 }
 

@@ -1,34 +1,59 @@
 //! What a belief may do.
 
+use std::ops::RangeInclusive;
+
 use crate::config::problem::{Problem, code};
 use crate::config::raw::RawConfig;
 use crate::config::read::At;
 use crate::config::settings::Safety;
 
 /// More flips than there are sources would be none.
-const FLIPS: std::ops::RangeInclusive<i64> = 0..=1000;
+const FLIPS: RangeInclusive<i64> = 0..=1000;
+/// One failure is a receiver's bad moment; of more than the window holds none would ever isolate.
+const FAILURES: RangeInclusive<i64> = 2..=20;
+/// A day at most, as the doubled ones.
+const MINUTES: RangeInclusive<i64> = 1..=1440;
 
 pub(super) fn safety(raw: &RawConfig, problems: &mut Vec<Problem>) -> Safety {
     let default = Safety::default();
     let Some(written) = raw.safety.as_ref().map(|safety| &safety.value) else { return default };
-    let flips = written.flips_per_day.as_ref();
+    let mut number = |written: Option<&At<i64>>, range: RangeInclusive<i64>, default: u32, key: &str| {
+        written.map_or(default, |written| whole(written, range, default, key, problems))
+    };
+    let flips_per_day = number(written.flips_per_day.as_ref(), FLIPS, default.flips_per_day, "flips_per_day");
+    let failures = number(written.failures.as_ref(), FAILURES, default.failures, "failures");
+    let silent_minutes =
+        number(written.silent_minutes.as_ref(), MINUTES, default.silent_minutes, "silent_minutes");
+    let refused_minutes =
+        number(written.refused_minutes.as_ref(), MINUTES, default.refused_minutes, "refused_minutes");
     Safety {
-        flips_per_day: flips.map_or(default.flips_per_day, |flips| flips_per_day(flips, problems)),
+        flips_per_day,
         surge: share(written.surge.as_ref(), default.surge, (1.0, 10.0), "surge", problems),
         brake: share(written.brake.as_ref(), default.brake, (0.0, 1.0), "brake", problems),
+        failures,
+        silent_minutes,
+        refused_minutes,
     }
 }
 
-fn flips_per_day(written: &At<i64>, problems: &mut Vec<Problem>) -> u32 {
-    if FLIPS.contains(&written.value) {
-        return u32::try_from(written.value).unwrap_or_default();
+fn whole(
+    written: &At<i64>,
+    range: RangeInclusive<i64>,
+    default: u32,
+    key: &str,
+    problems: &mut Vec<Problem>,
+) -> u32 {
+    match u32::try_from(written.value).ok().filter(|_| range.contains(&written.value)) {
+        Some(number) => number,
+        None => {
+            problems.push(
+                Problem::error(code::SAFETY_INVALID, format!("`{key}` cannot be {}", written.value))
+                    .at(&written.span, format!("{} to {}", range.start(), range.end()))
+                    .help(format!("Leave the key out for {default}; docs/config.md says what it means.")),
+            );
+            default
+        }
     }
-    problems.push(
-        Problem::error(code::SAFETY_INVALID, format!("a stream cannot have {} flips a day", written.value))
-            .at(&written.span, "0 to 1000")
-            .help("Leave the key out for 3. With 0 no share moves because of a belief."),
-    );
-    Safety::default().flips_per_day
 }
 
 /// A share or multiple as written, in thousandths.

@@ -6,7 +6,7 @@
 //! likelihood-ratio test that starts again at zero (CUSUM; Page 1954): a failure weighs `ln(p1 / p0)`, a success
 //! `ln((1 - p1) / (1 - p0))`, and the sum never falls below zero. `p0` = 1 %: of a working source's connections to receivers that
 //! live, so many fail at most; with 5 % of all packets lost, two SYNs in a row get no answer in 0.5 % of cases. `p1` = 50 %. The sum that
-//! isolates is 11.5 = ln(100,000): three failures one after the other, or more among successes. Where others failed at the same
+//! isolates is that of three failures one after the other (`[safety] failures`), or more among successes: by chance once in 100,000. Where others failed at the same
 //! provider about when this one did, `p0` of that failure is their share of failures: what all meet weighs nothing, also when it is
 //! over and all do well again. A failure near which no other source had traffic weighs
 //! half: nobody can tell whose it was.
@@ -37,10 +37,8 @@ const P0: f64 = 0.01;
 const P1: f64 = 0.5;
 /// What a success takes away: `ln(0.99 / 0.5)`.
 const SUCCESS: f64 = 0.683;
-/// The sum that isolates: ln(100,000).
-pub(super) const ISOLATES: f64 = 11.5;
-/// The sum that makes suspect: two failures.
-const SUSPECT: f64 = 7.5;
+/// What may be missing of so many whole failures: less than one success takes away.
+const SLACK: f64 = 0.25;
 /// So many of the siblings' connections have to have done well.
 const SIBLINGS: u32 = 3;
 /// A SYN is silent 1.3 s after it left: the second one leaves after 1 s and has 300 ms; and some for scheduling.
@@ -201,6 +199,14 @@ pub struct Evidence {
     pub outcomes: Vec<Outcome>,
     /// Its siblings'.
     pub siblings: Siblings,
+    /// How many failures in a row isolate, as the config had it.
+    #[serde(default = "three")]
+    pub failures: u32,
+}
+
+/// What it was before the config could say it.
+const fn three() -> u32 {
+    3
 }
 
 /// What the evidence shows.
@@ -229,9 +235,10 @@ pub fn judge(evidence: &Evidence) -> Finding {
     let proven = if evidence.siblings.any { evidence.siblings.do_well() } else { sum.words };
     // Who does well again has failed no more than everybody does who was cut off for a while.
     let fails_still = evidence.outcomes.last().is_some_and(|last| last.failure.is_some());
-    if sum.weight >= ISOLATES && proven && fails_still {
+    let whole = |failures: u32| f64::from(failures) * (P1 / P0).ln() - SLACK;
+    if sum.weight >= whole(evidence.failures) && proven && fails_still {
         Finding::Guilty { cause }
-    } else if sum.weight >= SUSPECT {
+    } else if sum.weight >= whole(evidence.failures.saturating_sub(1)) {
         Finding::Suspect { cause }
     } else {
         Finding::Well
@@ -292,7 +299,8 @@ mod tests {
     }
 
     fn evidence(outcomes: Vec<Outcome>, siblings: Siblings) -> Evidence {
-        Evidence { source: IpAddr::from([192, 0, 2, 1]), provider: "other".into(), outcomes, siblings }
+        let (source, provider) = (IpAddr::from([192, 0, 2, 1]), "other".into());
+        Evidence { source, provider, outcomes, siblings, failures: 3 }
     }
 
     const WELL: Siblings = Siblings { any: true, well: 3, failed: 1 };
@@ -308,6 +316,15 @@ mod tests {
         assert_eq!(finds(silent(&[1, 2])), Finding::Suspect { cause: Failure::Silent });
         assert_eq!(finds(silent(&[1])), Finding::Well);
         assert_eq!(finds(silent(&[1, 1, 1, 1, 1])), Finding::Well, "one dead receiver");
+    }
+
+    #[test]
+    fn as_many_failures_as_the_config_says() {
+        let finds =
+            |receivers: &[u8], failures| judge(&Evidence { failures, ..evidence(silent(receivers), WELL) });
+        assert!(matches!(finds(&[1, 2], 2), Finding::Guilty { .. }));
+        assert!(matches!(finds(&[1, 2, 3, 4], 5), Finding::Suspect { .. }));
+        assert!(matches!(finds(&[1, 2, 3, 4, 5], 5), Finding::Guilty { .. }));
     }
 
     #[test]

@@ -107,7 +107,7 @@ impl Traffic {
                     let failure = Failure::Probe { why: why.clone() };
                     let failed = self.probes.went_badly(pair, (signal.at, signal.destination, failure));
                     if Probes::are_enough(failed) {
-                        let evidence = self.recent.evidence(pair, now);
+                        let evidence = self.recent.evidence(pair, config.safety.failures, now);
                         self.isolate(pair, cause, evidence, config, now, events);
                     }
                 }
@@ -130,7 +130,7 @@ impl Traffic {
         }
         let failure = Failure::Probe { why: why.clone() };
         let failed = self.probes.went_badly(&pair, (signal.at, signal.destination, failure)).to_vec();
-        let evidence = self.recent.evidence_of(&pair, &failed, now);
+        let evidence = self.recent.evidence_of(&pair, &failed, config.safety.failures, now);
         match judge(&evidence) {
             Finding::Guilty { cause } => self.convict(&pair, cause, evidence, config, now, events),
             Finding::Suspect { cause } => self.suspect(&pair, Some(cause), now),
@@ -145,7 +145,7 @@ impl Traffic {
             return;
         }
         let on_probation = known.is_some_and(Verdict::is_on_probation);
-        let evidence = self.recent.evidence(pair, now);
+        let evidence = self.recent.evidence(pair, config.safety.failures, now);
         match judge(&evidence) {
             Finding::Guilty { cause } => self.convict(pair, cause, evidence, config, now, events),
             // Who is on the way back has less credit.
@@ -229,7 +229,7 @@ impl Traffic {
         if !matches!(verdict.state, State::Probation { .. }) {
             self.rails.isolated(config, pair, explicit, now);
         }
-        verdict.isolate(cause, now);
+        verdict.isolate(cause, &config.safety, now);
         let state = verdict.state.clone();
         self.withheld.remove(pair);
         self.recent.forget(pair);

@@ -16,8 +16,8 @@ use crate::decide::world::moved;
 const PROBE: SignedDuration = SignedDuration::from_secs(60);
 /// A source that had no traffic for as long is asked after.
 const IDLE: SignedDuration = SignedDuration::from_hours(1);
-/// Failures in a row that are kept of a source: more than isolate it.
-const KEPT: usize = 8;
+/// Failures in a row that are kept of a source: as many as may be asked for (`[safety] failures`).
+const KEPT: usize = 20;
 /// So many probes in a row, to different receivers, have to fail on the way back before that was the source's fault.
 const IN_A_ROW: usize = 2;
 

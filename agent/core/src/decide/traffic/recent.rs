@@ -141,7 +141,7 @@ impl Recent {
     }
 
     /// The evidence against a source at a provider.
-    pub(super) fn evidence(&self, (source, provider): &Pair, now: Timestamp) -> Evidence {
+    pub(super) fn evidence(&self, (source, provider): &Pair, failures: u32, now: Timestamp) -> Evidence {
         let since = now.checked_sub(WINDOW).unwrap_or(now);
         let seen = self.pairs.get(&(*source, provider.clone())).into_iter().flatten();
         let outcomes: Vec<Outcome> = seen
@@ -158,7 +158,7 @@ impl Recent {
             .collect();
         let began = evidence::add_up(&outcomes).since.unwrap_or(now);
         let siblings = self.siblings(*source, provider, began, since);
-        Evidence { source: *source, provider: provider.clone(), outcomes, siblings }
+        Evidence { source: *source, provider: provider.clone(), outcomes, siblings, failures }
     }
 
     /// The evidence against a source by probes that failed one after the other, against whatever others met wherever.
@@ -166,6 +166,7 @@ impl Recent {
         &self,
         (source, provider): &Pair,
         failed: &[Failed],
+        failures: u32,
         now: Timestamp,
     ) -> Evidence {
         let outcome = |(at, destination, failure): &Failed| Outcome {
@@ -187,7 +188,7 @@ impl Recent {
             siblings.well += met.well;
             siblings.failed += met.failed;
         }
-        Evidence { source: *source, provider: provider.clone(), outcomes, siblings }
+        Evidence { source: *source, provider: provider.clone(), outcomes, siblings, failures }
     }
 
     /// When a source's traffic was last heard of.

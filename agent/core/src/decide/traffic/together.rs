@@ -41,10 +41,10 @@ impl Traffic {
         self.rails.leave(config, whole, &pair.1);
         events.push(EventKind::NetworkIsolated { network: whole, provider: pair.1.clone() });
         for other in serving {
-            let evidence = self.recent.evidence(&other, now);
+            let evidence = self.recent.evidence(&other, config.safety.failures, now);
             let verdict = self.verdicts.entry(other.clone()).or_insert_with(|| Verdict::healthy(now));
             let from = verdict.state.name().to_owned();
-            verdict.isolate(cause.clone(), now);
+            verdict.isolate(cause.clone(), &config.safety, now);
             let state = verdict.state.clone();
             events.push(changed(config, &other, from, state, Some(evidence)));
         }
@@ -85,7 +85,7 @@ impl Traffic {
             let verdict = self.verdicts.entry(pair.clone()).or_insert_with(|| Verdict::healthy(now));
             if verdict.portion() > 0 {
                 let from = verdict.state.name().to_owned();
-                verdict.isolate(cause.clone(), now);
+                verdict.isolate(cause.clone(), &config.safety, now);
                 let state = verdict.state.clone();
                 events.push(changed(config, &pair, from, state, Some(evidence.clone())));
             }

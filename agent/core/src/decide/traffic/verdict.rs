@@ -10,15 +10,11 @@ use jiff::{SignedDuration, Timestamp};
 use serde::{Deserialize, Serialize};
 
 use super::evidence::Failure;
+use crate::config::Safety;
 use crate::decide::world::moved;
 
 /// The whole of a share, in thousandths.
 pub(super) const WHOLE: u16 = 1000;
-/// Isolated for what no receiver said: longer than a route takes to settle and a link to be mended by itself (BGP converges
-/// in minutes), and short beside the hours for which an MTA keeps trying.
-const SILENT_FOR: SignedDuration = SignedDuration::from_mins(5);
-/// Isolated for a receiver's own word: blocks by rate or reputation last from half an hour to a day.
-const REFUSED_FOR: SignedDuration = SignedDuration::from_mins(30);
 /// Longest isolation, however often a source relapses.
 const LONGEST: SignedDuration = SignedDuration::from_hours(24);
 /// Good probes before any mail.
@@ -136,8 +132,9 @@ impl Verdict {
     }
 
     /// Isolates, for longer the more often that happened.
-    pub(super) fn isolate(&mut self, cause: Failure, now: Timestamp) {
-        let base = if cause.is_explicit() { REFUSED_FOR } else { SILENT_FOR };
+    pub(super) fn isolate(&mut self, cause: Failure, safety: &Safety, now: Timestamp) {
+        let minutes = if cause.is_explicit() { safety.refused_minutes } else { safety.silent_minutes };
+        let base = SignedDuration::from_mins(i64::from(minutes));
         let doubled = base.checked_mul(1 << self.relapses.min(10)).unwrap_or(LONGEST);
         let until = now.checked_add(doubled.min(LONGEST)).unwrap_or(now);
         self.relapses = self.relapses.saturating_add(1);
@@ -282,7 +279,7 @@ mod tests {
     #[test]
     fn the_way_back_is_in_steps() {
         let mut verdict = Verdict::healthy(at(0));
-        verdict.isolate(Failure::Silent, at(0));
+        verdict.isolate(Failure::Silent, &Safety::default(), at(0));
         assert_eq!((until(&verdict), verdict.portion()), (at(300), 0));
         verdict.pass_time(at(299), true);
         assert_eq!(verdict.state.name(), "isolated");
@@ -308,7 +305,7 @@ mod tests {
     #[test]
     fn without_mail_a_step_takes_an_hour_and_without_receivers_there_are_no_probes() {
         let mut verdict = Verdict::healthy(at(0));
-        verdict.isolate(Failure::Silent, at(0));
+        verdict.isolate(Failure::Silent, &Safety::default(), at(0));
         verdict.pass_time(at(300), false);
         assert_eq!(verdict.portion(), STEPS[0]);
         verdict.pass_time(at(3_899), false);
@@ -322,7 +319,7 @@ mod tests {
         let mut verdict = Verdict::healthy(at(0));
         let mut lasts = Vec::new();
         for _ in 0..12 {
-            verdict.isolate(Failure::Refused, at(0));
+            verdict.isolate(Failure::Refused, &Safety::default(), at(0));
             lasts.push(until(&verdict).duration_since(at(0)).as_mins());
         }
         assert_eq!(lasts[..6], [30, 60, 120, 240, 480, 960]);
@@ -332,7 +329,7 @@ mod tests {
     #[test]
     fn a_day_of_health_forgives() {
         let mut verdict = Verdict::healthy(at(0));
-        verdict.isolate(Failure::Silent, at(0));
+        verdict.isolate(Failure::Silent, &Safety::default(), at(0));
         verdict.suspect(None, at(10));
         assert_eq!(verdict.next_deadline(), Some(at(10 + 86_400)));
         verdict.pass_time(at(10 + 86_400), true);
