@@ -70,7 +70,7 @@ impl Default for Load {
 pub struct Report {
     /// Connections tried.
     pub attempts: u64,
-    /// Those that got a banner (live: those still open at the end).
+    /// Those that got a banner which is none of 4xx or 5xx (live: those still open at the end).
     pub ok: u64,
     /// The others, by errno name or what else went wrong.
     pub failed: BTreeMap<String, u64>,

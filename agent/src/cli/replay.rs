@@ -86,11 +86,13 @@ pub(super) fn shown(replay: &Replay) -> String {
             (Some(_), false) => "no: the receiver may be at fault",
             _ => "yes",
         };
-        vec![moment(one.at), one.destination.to_string(), met, counts.to_owned()]
+        let others = format!("{} well, {} failed", one.others.well, one.others.failed);
+        let others = if one.failure.is_some() { others } else { String::new() };
+        vec![moment(one.at), one.destination.to_string(), met, counts.to_owned(), others]
     };
     let rows: Vec<_> = replay.evidence.outcomes.iter().map(row).collect();
     let mut out = format!("event {}: {}\n\n", replay.event, replay.text);
-    out.push_str(&table(&["SEEN", "RECEIVER", "MET", "COUNTS"], &[], &rows));
+    out.push_str(&table(&["SEEN", "RECEIVER", "MET", "COUNTS", "OTHERS THEN"], &[], &rows));
     let siblings = replay.evidence.siblings;
     let _ = match siblings.any {
         true => {

@@ -170,7 +170,7 @@ pub(crate) fn connections() -> Vec<ConnectionRow> {
 fn evidence() -> String {
     let one = |second: u32, receiver: u8, failure: &str, well: bool| {
         format!(
-            r#"{{"at":"2026-03-01T11:59:{second:02}Z","destination":"203.0.113.{receiver}","failure":{failure},"receiver_well":{well}}}"#
+            r#"{{"at":"2026-03-01T11:59:{second:02}Z","destination":"203.0.113.{receiver}","failure":{failure},"receiver_well":{well},"others":{{"well":5,"failed":0}}}}"#
         )
     };
     let greeted = r#"{"failure":"greeted","code":554,"text":"5.7.1 blocked"}"#;
@@ -182,7 +182,7 @@ fn evidence() -> String {
         one(5, 204, greeted, true),
     ];
     format!(
-        r#"{{"source":"203.0.113.10","provider":"google","outcomes":[{}],"siblings":{{"any":true,"well":7,"failed":0}}}}"#,
+        r#"{{"source":"203.0.113.10","provider":"google","outcomes":[{}],"siblings":{{"any":true,"well":7,"failed":0}},"failures":3}}"#,
         outcomes.join(",")
     )
 }

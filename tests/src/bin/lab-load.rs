@@ -147,6 +147,9 @@ async fn one(load: &Load, to: IpAddr) -> Done {
         if stream.read(&mut banner).await? == 0 {
             return Err(std::io::Error::other("closed before the banner"));
         }
+        if matches!(banner[0], b'4' | b'5') {
+            return Err(std::io::Error::other("turned away by the banner"));
+        }
         tokio::time::sleep(Duration::from_millis(load.hold_ms)).await;
         // A receiver that has closed already does not want it.
         stream.write_all(b"QUIT\r\n").await.ok();
