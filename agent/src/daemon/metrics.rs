@@ -7,6 +7,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use mailsteer_core::config::{OTHER, Tier};
+use mailsteer_core::decide::Withheld;
 use mailsteer_core::model::Family;
 
 use super::counts::{Counts, Pair};
@@ -83,8 +84,10 @@ impl Samples {
         }
         self.count(Metric::PendingMoved, &[], tallies.moved);
         self.count(Metric::LiveEnded, &[], tallies.ended);
-        for (reason, withheld) in &tallies.withheld {
-            self.count(Metric::FlipsWithheld, &[reason], *withheld);
+        // From 0 on: an increase from nothing is none to Prometheus.
+        for reason in Withheld::ALL.map(Withheld::as_str) {
+            let withheld = tallies.withheld.get(reason).copied().unwrap_or_default();
+            self.count(Metric::FlipsWithheld, &[reason], withheld);
         }
         for ((stream, cause), flips) in &tallies.flips {
             self.count(Metric::Flips, &[stream, cause], *flips);

@@ -36,6 +36,9 @@ pub enum Withheld {
 }
 
 impl Withheld {
+    /// Every one.
+    pub const ALL: [Self; 2] = [Self::Brake, Self::Budget];
+
     /// The word for it in metrics.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
