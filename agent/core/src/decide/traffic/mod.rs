@@ -184,7 +184,7 @@ impl Traffic {
         events: &mut Vec<EventKind>,
     ) {
         if !cause.is_explicit() {
-            let held = self.rails.brake(config, pair, now);
+            let held = self.rails.brake(config, &BTreeSet::from([pair.0]), &pair.1, now);
             let held = held.or_else(|| self.rails.budget(config, pair.0, now));
             if let Some(why) = held {
                 if why == Withheld::Brake && self.uplink_failed(pair, &evidence, config, now, events) {

@@ -120,11 +120,12 @@ fn pools_of(config: &Config, source: IpAddr) -> impl Iterator<Item = &Pool> {
 }
 
 impl Rails {
-    /// Whether a source may be isolated at a provider, by what did not come back.
+    /// Whether sources of one family may be isolated at a provider, by what did not come back.
     pub(super) fn brake(
         &self,
         config: &Config,
-        (source, provider): &Pair,
+        sources: &BTreeSet<IpAddr>,
+        provider: &str,
         now: Timestamp,
     ) -> Option<Withheld> {
         let recently = |at: Timestamp| now.duration_since(at) < BRAKE;
@@ -132,10 +133,12 @@ impl Rails {
             let taken = |(at, taken, there): &(Timestamp, IpAddr, String)| {
                 *taken == address && there == provider && recently(*at)
             };
-            address != *source && self.taken.iter().any(taken)
+            !sources.contains(&address) && self.taken.iter().any(taken)
         };
-        let stopped = pools_of(config, *source).any(|pool| {
-            let family = |one: &&crate::config::PoolSource| one.local.is_ipv4() == source.is_ipv4();
+        let is_ipv4 = sources.first()?.is_ipv4();
+        let uses = |pool: &&Pool| pool.sources.iter().any(|one| sources.contains(&one.local));
+        let stopped = config.pools.values().filter(uses).any(|pool| {
+            let family = |one: &&crate::config::PoolSource| one.local.is_ipv4() == is_ipv4;
             let weight = |with: &dyn Fn(IpAddr) -> bool| -> u64 {
                 pool.sources
                     .iter()
@@ -145,9 +148,9 @@ impl Rails {
                     .sum()
             };
             let (taken, all) = (weight(&was_taken), weight(&|_| true));
-            let with_it = taken + weight(&|address| address == *source);
+            let with_them = taken + weight(&|address| sources.contains(&address));
             // One source may always go: it would be the whole of a small pool's brake.
-            taken > 0 && with_it * 1000 > all * u64::from(config.safety.brake)
+            taken > 0 && with_them * 1000 > all * u64::from(config.safety.brake)
         });
         stopped.then_some(Withheld::Brake)
     }
@@ -189,9 +192,14 @@ impl Rails {
             }
         }
         if !explicit {
-            self.taken.push((now, *source, provider.clone()));
+            self.take(*source, provider, now);
         }
         self.fallen.push((now, *source, provider.clone()));
+    }
+
+    /// A source is isolated by what did not come back: the brake counts it.
+    pub(super) fn take(&mut self, source: IpAddr, provider: &str, now: Timestamp) {
+        self.taken.push((now, source, provider.to_owned()));
     }
 
     fn overspend(&mut self, stream: &str, on_relapse: OnRelapse, (source, provider): Pair, now: Timestamp) {

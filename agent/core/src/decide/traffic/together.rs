@@ -34,7 +34,10 @@ impl Traffic {
             .map(|local| (local, pair.1.clone()))
             .filter(|other| self.verdicts.get(other).is_none_or(|known| known.portion() > 0))
             .collect();
-        if serving.is_empty() {
+        // By silence alone no more of a pool falls than the brake lets, be it of one network; a receiver's word is not held.
+        let all: BTreeSet<IpAddr> = serving.iter().map(|other| other.0).collect();
+        let silent = !cause.is_explicit();
+        if all.is_empty() || (silent && self.rails.brake(config, &all, &pair.1, now).is_some()) {
             return;
         }
         let whole = rails::network_of(config, pair.0);
@@ -46,6 +49,9 @@ impl Traffic {
             let from = verdict.state.name().to_owned();
             verdict.isolate(cause.clone(), &config.safety, now);
             let state = verdict.state.clone();
+            if silent {
+                self.rails.take(other.0, &other.1, now);
+            }
             events.push(changed(config, &other, from, state, Some(evidence)));
         }
     }
