@@ -126,7 +126,7 @@ fn killed_at_any_call_of_a_flip_nothing_leaves_wrong_and_the_next_agent_ends_it(
             serving(&scene).is_some_and(|serving| serving.len() == all / 2) && !points_there(&scene)
         })
         .unwrap();
-        assert_eq!(running.stop().unwrap().ok.min(1), 1, "there was traffic");
+        assert!(running.stop().unwrap().ok > 0, "there was traffic");
         assert_eq!(offences(&capture.stop().unwrap()), Vec::<String>::new(), "killed at call {n}");
         let report = Load { to: vec![receiver4(1), receiver6(1)], ..scene.load(100, 20).unwrap() }
             .run(&scene.lab.mail);

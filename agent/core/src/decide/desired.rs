@@ -6,6 +6,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
+use ipnet::IpNet;
 use jiff::{SignedDuration, Timestamp};
 
 use super::slots::{Holder, Member, Rest};
@@ -45,9 +46,8 @@ pub fn desired(world: &World, now: Timestamp) -> Decision {
     let mut lanes = Vec::new();
     for stream in &world.config.streams {
         for (provider, networks) in world.config.all_providers() {
-            let place = Place { world, host, ways: &ways, provider, now };
-            let lane = lane(&place, stream, &mut shared, &mut choices);
-            lanes.extend(lane.map(|lane| Lane { networks: networks.to_vec(), ..lane }));
+            let place = Place { world, host, ways: &ways, provider, networks, now };
+            lanes.extend(lane(&place, stream, &mut shared, &mut choices));
         }
     }
     let steers = |lane: &Lane| matches!(lane.steering, Steering::Canary(_) | Steering::Enforce);
@@ -161,9 +161,9 @@ struct Share {
     standings: Vec<(String, Result<u32, Reason>)>,
 }
 
-/// A stream's lane at a provider, without the provider's networks.
+/// A stream's lane at a provider.
 fn lane(place: &Place<'_>, stream: &Stream, shared: &mut Shared, choices: &mut Vec<Choice>) -> Option<Lane> {
-    let Place { world, provider, .. } = *place;
+    let Place { world, provider, networks, .. } = *place;
     let id = world.ids.lane(&stream.name, provider)?;
     let pool = world.config.pools.get(&stream.pool)?;
     let rails = world.traffic.rails();
@@ -190,7 +190,7 @@ fn lane(place: &Place<'_>, stream: &Stream, shared: &mut Shared, choices: &mut V
         id,
         stream: stream.name.clone(),
         provider: provider.to_owned(),
-        networks: Vec::new(),
+        networks: networks.to_vec(),
         matches: stream.matches.clone(),
         steering: steering(world, stream),
         balance: pool.balance,
@@ -241,6 +241,7 @@ struct Place<'a> {
     host: &'a Host,
     ways: &'a [UplinkPlan],
     provider: &'a str,
+    networks: &'a [IpNet],
     now: Timestamp,
 }
 

@@ -397,7 +397,8 @@ impl World {
     }
 
     /// When the next probe is due, if time alone decides.
-    pub(super) fn next_probe(&self) -> Option<Timestamp> {
+    #[must_use]
+    pub fn next_probe(&self) -> Option<Timestamp> {
         self.traffic.next_probe(&self.serving())
     }
 

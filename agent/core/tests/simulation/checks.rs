@@ -117,8 +117,10 @@ pub(crate) fn events(spec: &Spec, agent: &Agent, events: &[Event], now: i64) -> 
         if !with_network && !uplink && from != "probation" {
             borne_out(source, evidence)?;
         }
-        if !cause.is_explicit() && !uplink && !with_network && from != "probation" {
+        if !cause.is_explicit() && !uplink && from != "probation" {
             brake(spec, agent, source, provider, now)?;
+        }
+        if !cause.is_explicit() && !uplink && !with_network && from != "probation" {
             budget(spec, agent)?;
         }
     }
@@ -154,16 +156,12 @@ fn brake(spec: &Spec, agent: &Agent, source: usize, provider: &str, now: i64) ->
     let weight = |n: usize| u64::from(spec.sources[n].weight);
     let all: u64 = (0..spec.sources.len()).map(weight).sum();
     let mut fallen = vec![source];
-    for (at, event) in agent.events.iter().filter(|(at, _)| now - at < BRAKE) {
+    for (_, event) in agent.events.iter().filter(|(at, _)| now - at < BRAKE) {
         let EventKind::Verdict { address, provider: there, from, to, .. } = &event.kind else { continue };
         let State::Isolated { cause, .. } = to else { continue };
         let own = !cause.is_explicit() && there == provider && from != "probation";
-        // What fell with its network was not judged by itself.
-        let network = |(then, other): &&(i64, Event)| {
-            then == at && matches!(other.kind, EventKind::NetworkIsolated { .. })
-        };
         let of = spec.source_of(*address);
-        if own && !agent.events.iter().any(|one| network(&one)) && !fallen.contains(&of) {
+        if own && !fallen.contains(&of) {
             fallen.push(of);
         }
     }

@@ -197,6 +197,20 @@ fn three_sources_of_a_network_take_the_rest_with_them_and_nothing_of_it_is_moved
     assert!(run.tally.refused[&(RefuseReason::Surge, 0)] > 300, "half of what goes there: {:?}", run.tally);
 }
 
+/// All of a host's addresses in one /24 is the usual case: three that are silent must not take all of them along.
+#[test]
+fn by_silence_no_more_of_a_network_falls_than_the_brake_lets() {
+    let source = |_| SourceSpec { network: 0, uplink: 0, weight: 1, spare: false };
+    let spec = Spec { sources: (0..12).map(source).collect(), uplinks: 1, rate: 60.0, ..Spec::plain() };
+    let silent = |source| What::Source { source, provider: Some(0), how: How::Silent };
+    let spec = spec.with(silent(0), 30, 120).with(silent(1), 30, 120).with(silent(2), 30, 120);
+    let run = whole(&spec);
+    let fallen: Vec<_> =
+        run.agent.isolations().into_iter().map(|(_, address, ..)| spec.source_of(address)).collect();
+    assert!(fallen.len() == 3 && fallen.iter().all(|&source| source < 3), "{:?}", run.agent.events);
+    assert_eq!(run.agent.count("network-isolated"), 0);
+}
+
 #[test]
 fn a_spare_takes_over_and_hands_back_after_probation() {
     let source = |n: u8| SourceSpec { network: n, uplink: 0, weight: 1, spare: n == 1 };

@@ -36,7 +36,8 @@ impl Reconciler {
         }
         if begun {
             // When the next ones are due was not known before.
-            self.decision.next_deadline = mailsteer_core::decide::desired(&self.world, now).next_deadline;
+            let known = self.decision.next_deadline.into_iter().chain(self.world.next_probe());
+            self.decision.next_deadline = known.filter(|&due| due > now).min();
         }
     }
 }

@@ -1,17 +1,17 @@
 //! Providers: who receives, told by network.
+//!
+//! Owns: that a receiver is one provider's, and that all lanes have numbers. Must not: know what is believed of anybody there.
 
 use std::ops::Range;
 
 use ipnet::IpNet;
 
+use super::streams::LANES;
 use super::{address, names};
 use crate::config::problem::{Problem, code};
 use crate::config::raw::{RawConfig, RawProvider};
 use crate::config::read::At;
 use crate::config::settings::{OTHER, Provider};
-
-/// As many lanes as the mark has numbers for: one for each stream at each provider, `other` among them.
-const LANES: usize = 255;
 
 /// Every provider of the file, in file order.
 pub(super) fn providers(raw: &RawConfig, problems: &mut Vec<Problem>) -> Vec<Provider> {
@@ -70,10 +70,9 @@ fn provider(
 }
 
 fn lanes_have_numbers(raw: &RawConfig, problems: &mut Vec<Problem>) {
-    let count = |streams: usize, providers: usize| streams.saturating_mul(providers + 1);
     let streams = raw.stream.as_ref().map_or(0, |table| table.value.0.len());
     let Some(providers) = raw.provider.as_ref().map(|table| &table.value.0) else { return };
-    let lanes = count(streams, providers.len());
+    let lanes = streams.saturating_mul(providers.len() + 1);
     // What has no providers is reported as too many streams.
     if lanes <= LANES || streams > LANES {
         return;

@@ -14,8 +14,8 @@ use crate::config::read::{At, suggest};
 use crate::config::settings::{Mode, Stream};
 use crate::model::Family;
 
-/// As many lanes as the mark has numbers for.
-const LIMIT: usize = 255;
+/// As many lanes as the mark has numbers for: one for each stream at each provider, `other` among them.
+pub(super) const LANES: usize = 255;
 
 /// A stream and where it stands.
 pub(super) struct CheckedStream {
@@ -41,9 +41,9 @@ pub(super) fn streams(
 ) -> Vec<CheckedStream> {
     let Some(table) = &raw.stream else { return vec![] };
     let entries = &table.value.0;
-    if let Some((name, _)) = entries.get(LIMIT) {
+    if let Some((name, _)) = entries.get(LANES) {
         problems.push(
-            Problem::error(code::TOO_MANY_STREAMS, format!("{} streams are more than {LIMIT}", entries.len()))
+            Problem::error(code::TOO_MANY_STREAMS, format!("{} streams are more than {LANES}", entries.len()))
                 .at(&name.span, "the first too many")
                 .help("The packet mark has room for 255. Gather users, tags or subnets that share a pool in lists of one stream."),
         );

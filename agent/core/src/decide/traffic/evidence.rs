@@ -2,28 +2,30 @@
 //!
 //! Owns: the test. Must not: keep state, or know what follows from a finding.
 //!
-//! **The test.** Outcomes of one source at one provider are added up in the order in which they were seen, as a sequential
-//! likelihood-ratio test that starts again at zero (CUSUM; Page 1954): a failure weighs `ln(p1 / p0)`, a success
-//! `ln((1 - p1) / (1 - p0))`, and the sum never falls below zero. `p0` = 1 %: of a working source's connections to receivers that
-//! live, so many fail at most; with 5 % of all packets lost, two SYNs in a row get no answer in 0.5 % of cases. `p1` = 50 %. The sum that
-//! isolates is that of three failures one after the other (`[safety] failures`), or more among successes: by chance once in 100,000. Where others failed at the same
-//! provider about when this one did, `p0` of that failure is their share of failures: what all meet weighs nothing, also when it is
-//! over and all do well again. A failure near which no other source had traffic weighs
-//! half: nobody can tell whose it was.
+//! **The test.** Outcomes of one source at one provider are added up in the order in which they were seen, as a
+//! sequential likelihood-ratio test that starts again at zero (CUSUM; Page 1954): a failure weighs `ln(p1 / p0)`, a
+//! success `ln((1 - p1) / (1 - p0))`, and the sum never falls below zero. `p0` = 1 %: of a working source's connections to
+//! receivers that live, so many fail at most; with 5 % of all packets lost, two SYNs in a row get no answer in 0.5 % of
+//! cases. `p1` = 50 %. The sum that isolates is that of three failures one after the other (`[safety] failures`), or more
+//! among successes: by chance once in 100,000. Where others failed at the same provider about when this one did, `p0` of
+//! that failure is their share of failures: what all meet weighs nothing, also when it is over and all do well again. A
+//! failure near which no other source had traffic weighs half: nobody can tell whose it was.
 //!
-//! **What counts.** Each receiver once in the window, so that one dead receiver comes to nothing. Silence of a receiver of which
-//! nobody had an answer in the last ten minutes is no evidence, for many addresses that mail is sent to are dead. A receiver
-//! that failed a sibling as well, and none succeeded there since, is at fault itself.
+//! **What counts.** Each receiver once in the window, so that one dead receiver comes to nothing. Silence of a receiver of
+//! which nobody had an answer in the last ten minutes is no evidence, for many addresses that mail is sent to are dead. A
+//! receiver that failed a sibling as well, and none succeeded there since, is at fault itself.
 //!
-//! **Against whom.** Of other sources those are the measure that did well at least as often as they failed, if there are any: most
-//! of a pool may fall at once. A sum that is reached counts only if siblings did well at the same provider since the first of the failures
-//! began: three connections at least, and more than failed. So a dead provider, a dead uplink of the whole host or a
-//! resolver that is away isolate nobody. A source without siblings there is isolated by the receivers' own words alone, a greeting
-//! of 5xx from each: whether they would greet others so cannot be told then, and sending on makes it worse.
+//! **Against whom.** Of other sources those are the measure that did well at least as often as they failed, if there are
+//! any: most of a pool may fall at once. A sum that is reached counts only if siblings did well at the same provider since
+//! the first of the failures began: three connections at least, and more than failed. So a dead provider, a dead uplink of
+//! the whole host or a resolver that is away isolate nobody. A source without siblings there is isolated by the receivers'
+//! own words alone, a greeting of 5xx from each: whether they would greet others so cannot be told then, and sending on
+//! makes it worse.
 //!
-//! **How often that is wrong.** In the simulation (`tests/simulation`, `false_alarms_are_rare`; 4 sources, 5 connections a second each, 5 % of
-//! packets lost each way, so that one connection in a hundred is silent): 4 isolations in 800 source hours, which are 14 million
-//! connections (2026-11-25). In 10,000 random worlds with dead receivers and providers, outages and loss it was none.
+//! **How often that is wrong.** In the simulation (`tests/simulation`, `false_alarms_are_rare`; 4 sources, 5 connections a
+//! second each, 5 % of packets lost each way, so that one connection in a hundred is silent): 4 isolations in 800 source
+//! hours, which are 14 million connections (2026-11-25). In 10,000 random worlds with dead receivers and providers, outages
+//! and loss it was none.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
