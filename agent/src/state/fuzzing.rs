@@ -7,8 +7,9 @@ use jiff::Timestamp;
 use rusqlite::types::Value;
 use rusqlite::{Connection, params_from_iter};
 
-use super::rows::{self, Changes, Checkpoint, Kept};
+use super::rows::{self, Checkpoint, Kept};
 use super::schema::{self, MIGRATIONS};
+use super::written::{self, Changes};
 use super::{StateError, import};
 
 /// Each table that is read, and how many columns it has.
@@ -82,7 +83,7 @@ fn comes_back(kept: Kept) {
     let Some(mut connection) = empty() else { return };
     let Kept { checkpoint, word, beliefs, events } = kept.clone();
     let changes = Changes { events, word: Some(word), beliefs: Some(beliefs), checkpoint: Some(checkpoint) };
-    let written = rows::write(&mut connection, &changes, &Checkpoint::default(), Timestamp::UNIX_EPOCH);
+    let written = written::write(&mut connection, &changes, &Checkpoint::default(), Timestamp::UNIX_EPOCH);
     assert!(written.is_ok(), "{written:?}");
     assert_eq!(rows::read(&connection), Ok(kept));
 }

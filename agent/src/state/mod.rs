@@ -10,7 +10,8 @@
 //! | `ledger` | what was counted, as a pure function of what was kept and what the kernel's counters say |
 //! | `schema` | migrations: numbered, forward only, each a file of SQL that is never edited again |
 //! | `open` | opening: newer, damaged, read-only |
-//! | `rows` | what is kept, to rows and back |
+//! | `rows` | what is kept, and reading it from rows |
+//! | `written` | what changed, written to rows |
 //! | `owner` | the thread |
 //! | `store` | the handle on it |
 
@@ -26,6 +27,7 @@ mod schema;
 mod store;
 #[cfg(test)]
 mod tests;
+mod written;
 
 pub use ledger::{Ledger, Meter, Name, Place, Reading, Seen};
 pub use open::StateError;

@@ -15,8 +15,9 @@ use tracing::{info, warn};
 
 use super::import;
 use super::open::{self, Ready, StateError};
-use super::rows::{self, Changes, Checkpoint, Kept, Word};
+use super::rows::{self, Checkpoint, Kept, Word};
 use super::store::{Common, Damage, Message, lock};
+use super::written::{self, Changes};
 
 /// Name of the database in the state directory.
 pub(super) const FILE: &str = "mailsteer.db";
@@ -303,7 +304,7 @@ impl Owner {
         };
         let failed = |error| StateError::of(&path, error);
         if !self.waiting.is_empty() {
-            rows::write(connection, &self.waiting, &self.written, Timestamp::now()).map_err(failed)?;
+            written::write(connection, &self.waiting, &self.written, Timestamp::now()).map_err(failed)?;
         }
         let done = std::mem::take(&mut self.waiting);
         if let Some(checkpoint) = done.checkpoint {
@@ -312,7 +313,7 @@ impl Owner {
         if self.retired.is_none_or(|at| at.elapsed() >= RETIRE) {
             self.retired = Some(Instant::now());
             let keep = *lock(&self.common.keep);
-            rows::retire(connection, keep, Timestamp::now()).map_err(failed)?;
+            written::retire(connection, keep, Timestamp::now()).map_err(failed)?;
         }
         Ok(())
     }

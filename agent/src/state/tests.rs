@@ -200,18 +200,18 @@ fn old_history_goes_and_the_newest_stays() {
     let days = |days: i64| now - SignedDuration::from_hours(24 * days);
     // 2,000 old ones, then 1,500 new ones; and ended suspensions beside one that holds.
     let events = (1..=3_500).map(|n| event(n, if n <= 2_000 { days(91) } else { days(1) })).collect();
-    let changes = rows::Changes { events, word: Some(word()), ..rows::Changes::default() };
-    rows::write(&mut connection, &changes, &Checkpoint::default(), now).unwrap();
+    let changes = written::Changes { events, word: Some(word()), ..written::Changes::default() };
+    written::write(&mut connection, &changes, &Checkpoint::default(), now).unwrap();
     let keep = Retention::default();
     let left = |connection: &Connection| {
         let sql = "SELECT min(number), count(*) FROM events";
         connection.query_row(sql, [], |row| Ok((row.get::<_, u32>(0)?, row.get::<_, u32>(1)?))).unwrap()
     };
-    rows::retire(&mut connection, keep, now).unwrap();
+    written::retire(&mut connection, keep, now).unwrap();
     assert_eq!(left(&connection), (2_001, 1_500), "by age");
-    rows::retire(&mut connection, Retention { events_max: 1_200, ..keep }, now).unwrap();
+    written::retire(&mut connection, Retention { events_max: 1_200, ..keep }, now).unwrap();
     assert_eq!(left(&connection), (2_301, 1_200), "by number");
-    rows::retire(&mut connection, keep, now + SignedDuration::from_hours(24 * 3_650)).unwrap();
+    written::retire(&mut connection, keep, now + SignedDuration::from_hours(24 * 3_650)).unwrap();
     assert_eq!(left(&connection), (2_501, 1_000), "a clock that jumps ahead does not empty it");
     assert_eq!(rows::read(&connection).unwrap().word, word(), "what holds stays");
 }

@@ -4,15 +4,13 @@
 //! tests' package does, one size a process.
 
 use std::collections::BTreeMap;
-use std::fs;
 use std::path::PathBuf;
-use std::process::{Command, Stdio};
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::Result;
 use serde::{Deserialize, Serialize};
 
 use super::spread::Spread;
-use crate::{document, run};
+use crate::document;
 
 /// `cargo xtask bench connect ...`
 #[derive(clap::Args)]
@@ -84,26 +82,10 @@ pub(super) fn run(args: &Args) -> Result<()> {
     let mut measured = Vec::new();
     for size in &args.sizes {
         println!("{size} sources, {} bursts of each way", args.pairs);
-        measured.push(measure(*size, args)?);
+        let args = [size.to_string(), args.pairs.to_string(), args.seed.to_string()];
+        measured.push(super::ask::<Measured>("lab-connect", &args)?);
     }
-    let text = text(&measured)?;
-    println!("\n{text}");
-    if let Some(file) = &args.json {
-        let json = serde_json::to_string_pretty(&measured)? + "\n";
-        fs::write(file, json).with_context(|| format!("cannot write {}", file.display()))?;
-    }
-    if args.write { document::write("bench connect", &text) } else { Ok(()) }
-}
-
-fn measure(size: u32, args: &Args) -> Result<Measured> {
-    let mut command = Command::new(run::released("lab-connect"));
-    command.env("MAILSTEER_BIN", run::released("mailsteer")).env("MAILSTEER_TEST_PATIENCE", "10");
-    command.args([size.to_string(), args.pairs.to_string(), args.seed.to_string()]);
-    let output = command.stderr(Stdio::inherit()).output().context("lab-connect cannot be started")?;
-    if !output.status.success() {
-        bail!("{size} sources: {}", output.status);
-    }
-    serde_json::from_slice(&output.stdout).context("lab-connect's answer")
+    super::tell("bench connect", &text(&measured)?, &measured, args.json.as_deref(), args.write)
 }
 
 fn text(measured: &[Measured]) -> Result<String> {

@@ -3,14 +3,12 @@
 //! Owns: which faults and sizes, the tables, and the marks they are held against. Must not: measure; the program `lab-failover`
 //! of the tests' package does, one fault a process.
 
-use std::fs;
 use std::path::PathBuf;
-use std::process::{Command, Stdio};
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::Result;
 use serde::{Deserialize, Serialize};
 
-use crate::{document, run};
+use crate::document;
 
 /// `cargo xtask bench failover ...`
 #[derive(clap::Args)]
@@ -74,28 +72,12 @@ pub(super) fn run(args: &Args) -> Result<()> {
         for (fault, called, _) in FAULTS {
             if runs > 0 {
                 println!("{sources} sources, {called}, {runs} times");
-                measured.push(Measured { fault, sources, trials: measure(fault, runs, sources)? });
+                let args = [fault.to_owned(), runs.to_string(), (sources - FEW).to_string()];
+                measured.push(Measured { fault, sources, trials: super::ask("lab-failover", &args)? });
             }
         }
     }
-    let text = text(&measured)?;
-    println!("\n{text}");
-    if let Some(file) = &args.json {
-        let json = serde_json::to_string_pretty(&measured)? + "\n";
-        fs::write(file, json).with_context(|| format!("cannot write {}", file.display()))?;
-    }
-    if args.write { document::write("bench failover", &text) } else { Ok(()) }
-}
-
-fn measure(fault: &str, runs: usize, sources: u32) -> Result<Vec<Trial>> {
-    let mut command = Command::new(run::released("lab-failover"));
-    command.env("MAILSTEER_BIN", run::released("mailsteer")).env("MAILSTEER_TEST_PATIENCE", "10");
-    command.args([fault.to_owned(), runs.to_string(), (sources - FEW).to_string()]);
-    let output = command.stderr(Stdio::inherit()).output().context("lab-failover cannot be started")?;
-    if !output.status.success() {
-        bail!("{sources} sources, {fault}: {}", output.status);
-    }
-    serde_json::from_slice(&output.stdout).context("lab-failover's answer")
+    super::tell("bench failover", &text(&measured)?, &measured, args.json.as_deref(), args.write)
 }
 
 fn text(measured: &[Measured]) -> Result<String> {

@@ -7,9 +7,15 @@ mod failover;
 mod scale;
 mod spread;
 
-use anyhow::{Result, bail};
+use std::fs;
+use std::path::Path;
+use std::process::{Command, Stdio};
 
-use crate::{run, setup};
+use anyhow::{Context as _, Result, bail};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+use crate::{document, run, setup};
 
 /// `cargo xtask bench ...`
 #[derive(clap::Args)]
@@ -46,4 +52,33 @@ fn prepare(command: &str, yes: bool, release: bool) -> Result<()> {
     run::show(run::cargo().args(["build", "--locked", "--release", "-p", "mailsteer"]))?;
     let profile: &[&str] = if release { &["--release"] } else { &[] };
     run::show(run::cargo().args(["build", "--locked", "-p", "mailsteer-tests", "--bins"]).args(profile))
+}
+
+/// What a program of the tests' package, as released, answers of the agent, as released.
+fn ask<T: DeserializeOwned>(program: &str, args: &[String]) -> Result<T> {
+    let mut command = Command::new(run::released(program));
+    // However long something takes, that is the figure.
+    command.env("MAILSTEER_BIN", run::released("mailsteer")).env("MAILSTEER_TEST_PATIENCE", "10");
+    let output = command.args(args).stderr(Stdio::inherit()).output();
+    let output = output.with_context(|| format!("{program} cannot be started"))?;
+    if !output.status.success() {
+        bail!("{program} {}: {}", args.join(" "), output.status);
+    }
+    serde_json::from_slice(&output.stdout).with_context(|| format!("{program}'s answer"))
+}
+
+/// Shows the tables, and writes figures and tables where that was asked for.
+fn tell(
+    command: &str,
+    text: &str,
+    measured: &impl Serialize,
+    json: Option<&Path>,
+    write: bool,
+) -> Result<()> {
+    println!("\n{text}");
+    if let Some(file) = json {
+        let json = serde_json::to_string_pretty(measured)? + "\n";
+        fs::write(file, json).with_context(|| format!("cannot write {}", file.display()))?;
+    }
+    if write { document::write(command, text) } else { Ok(()) }
 }

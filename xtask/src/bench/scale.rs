@@ -4,11 +4,10 @@
 //! one run a process. Sizes take turns, so that what the machine does meanwhile falls on all of them.
 
 use std::collections::BTreeMap;
-use std::fs;
 use std::path::PathBuf;
 use std::process::Command;
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Result, bail};
 use serde::Serialize;
 
 use crate::{document, run};
@@ -61,12 +60,7 @@ pub(super) fn run(args: &Args) -> Result<()> {
     super::prepare("bench scale", args.yes, false)?;
     let measured = measure(args)?;
     let table = measured.table();
-    println!("\n{table}");
-    if let Some(file) = &args.json {
-        fs::write(file, serde_json::to_string_pretty(&measured)? + "\n")
-            .with_context(|| format!("cannot write {}", file.display()))?;
-    }
-    if args.write { document::write("bench scale", &table) } else { Ok(()) }
+    super::tell("bench scale", &table, &measured, args.json.as_deref(), args.write)
 }
 
 fn measure(scale: &Args) -> Result<Measured> {
