@@ -19,6 +19,9 @@ const OUTCOMES: usize = 64;
 /// "About when": a failure is seen up to 1.5 s after it began, and of a source with little traffic siblings' connections are
 /// seconds apart.
 const ABOUT: SignedDuration = SignedDuration::from_secs(5);
+/// A connection that stood so many times as long as one to which something bad was said has been greeted well: receivers of
+/// one provider take about equally long.
+const GREETED: i32 = 2;
 /// Results that are kept of a provider, whichever source's.
 const RESULTS: usize = 512;
 /// For how long an answer says that a receiver lives.
@@ -60,10 +63,20 @@ fn first_of(receivers: impl Iterator<Item = IpAddr>) -> Vec<IpAddr> {
     found
 }
 
+/// What a source met.
+#[derive(Clone, PartialEq, Debug)]
+struct Met {
+    at: Timestamp,
+    receiver: IpAddr,
+    failure: Option<Failure>,
+    /// How long its connection had stood when it failed.
+    after: SignedDuration,
+}
+
 /// What is remembered.
 #[derive(Clone, PartialEq, Debug, Default)]
 pub(super) struct Recent {
-    pairs: BTreeMap<Pair, VecDeque<(Timestamp, IpAddr, Option<Failure>)>>,
+    pairs: BTreeMap<Pair, VecDeque<Met>>,
     providers: BTreeMap<String, VecDeque<Result>>,
     receivers: BTreeMap<IpAddr, VecDeque<Result>>,
     /// Who was heard of when, to forget the oldest.
@@ -94,10 +107,11 @@ impl Recent {
         // The handshake was good and what came then was not: the connection has one outcome.
         let replaces = matches!(signal.sign, Sign::Said { .. } | Sign::Reset);
         let outcomes = self.pairs.entry((signal.source, signal.provider.clone())).or_default();
-        if replaces {
-            take_back(outcomes, |(_, to, failure)| *to == signal.destination && failure.is_none());
-        }
-        push(outcomes, (signal.at, signal.destination, failure.clone()), OUTCOMES);
+        let is_it = |one: &Met| one.receiver == signal.destination && one.failure.is_none();
+        let stood = replaces.then(|| take_back(outcomes, is_it)).flatten().map(|one| one.at);
+        let after = stood.map_or(SignedDuration::ZERO, |stood| signal.at.duration_since(stood));
+        let met = Met { at: signal.at, receiver: signal.destination, failure: failure.clone(), after };
+        push(outcomes, met, OUTCOMES);
         let began = failure.map_or(signal.at, |failure| failure.began(signal.at));
         let result = Result {
             at: signal.at,
@@ -108,7 +122,9 @@ impl Recent {
         };
         let results = self.providers.entry(signal.provider.clone()).or_default();
         if replaces {
-            take_back(results, |one| one.source == signal.source && one.well);
+            take_back(results, |one| {
+                one.source == signal.source && one.receiver == signal.destination && one.well
+            });
         }
         push(results, result, RESULTS);
         self.hear(signal.destination, result, replaces);
@@ -144,20 +160,26 @@ impl Recent {
     pub(super) fn evidence(&self, (source, provider): &Pair, failures: u32, now: Timestamp) -> Evidence {
         let since = now.checked_sub(WINDOW).unwrap_or(now);
         let seen = self.pairs.get(&(*source, provider.clone())).into_iter().flatten();
-        let outcomes: Vec<Outcome> = seen
-            .filter(|(at, ..)| *at >= since)
-            .map(|(at, destination, failure)| Outcome {
-                at: *at,
-                destination: *destination,
-                failure: failure.clone(),
-                receiver_well: failure
-                    .as_ref()
-                    .is_none_or(|failure| self.is_well(*destination, *source, failure, *at)),
-                others: failure.as_ref().map(|_| self.others(*source, provider, *at)).unwrap_or_default(),
-            })
-            .collect();
+        let seen: Vec<&Met> = seen.filter(|one| one.at >= since).collect();
+        let stood_by = now.checked_sub(pause(&seen) * GREETED).unwrap_or(now);
+        // What counts is what came of a connection, its own or another's, and not that it stands and nothing was said yet.
+        let is_clear = |one: &&&Met| one.failure.is_some() || one.at <= stood_by;
+        let outcome = |one: &&Met| Outcome {
+            at: one.at,
+            destination: one.receiver,
+            failure: one.failure.clone(),
+            receiver_well: one
+                .failure
+                .as_ref()
+                .is_none_or(|failure| self.is_well(one.receiver, *source, failure, (one.at, stood_by))),
+            others: match one.failure {
+                Some(_) => self.others(*source, provider, (one.at, stood_by)),
+                None => Others::default(),
+            },
+        };
+        let outcomes: Vec<Outcome> = seen.iter().filter(is_clear).map(outcome).collect();
         let began = evidence::add_up(&outcomes).since.unwrap_or(now);
-        let siblings = self.siblings(*source, provider, began, since);
+        let siblings = self.siblings(*source, provider, began, (since, stood_by));
         Evidence { source: *source, provider: provider.clone(), outcomes, siblings, failures }
     }
 
@@ -173,17 +195,16 @@ impl Recent {
             at: *at,
             destination: *destination,
             failure: Some(failure.clone()),
-            receiver_well: self.is_well(*destination, *source, failure, *at),
-            others: self
-                .providers
-                .keys()
-                .fold(Others::default(), |sum, provider| sum.plus(self.others(*source, provider, *at))),
+            receiver_well: self.is_well(*destination, *source, failure, (*at, now)),
+            others: self.providers.keys().fold(Others::default(), |sum, provider| {
+                sum.plus(self.others(*source, provider, (*at, now)))
+            }),
         };
         let outcomes: Vec<Outcome> = failed.iter().map(outcome).collect();
         let began = evidence::add_up(&outcomes).since.unwrap_or(now);
         let mut siblings = Siblings::default();
         for provider in self.providers.keys() {
-            let met = self.siblings(*source, provider, began, began);
+            let met = self.siblings(*source, provider, began, (began, now));
             siblings.any |= met.any;
             siblings.well += met.well;
             siblings.failed += met.failed;
@@ -194,39 +215,54 @@ impl Recent {
     /// When a source's traffic was last heard of.
     pub(super) fn heard_of(&self, source: IpAddr) -> Option<Timestamp> {
         let own = self.pairs.range((source, String::new())..).take_while(|((of, _), _)| *of == source);
-        own.filter_map(|(_, outcomes)| outcomes.back().map(|(at, ..)| *at)).max()
+        own.filter_map(|(_, outcomes)| outcomes.back().map(|one| one.at)).max()
     }
 
     /// Whether a receiver is well, so that a failure there is the source's: it answered lately, and no sibling failed there
     /// without another doing well since. What a receiver says in its own words needs no proof that it lives.
-    fn is_well(&self, receiver: IpAddr, source: IpAddr, failure: &Failure, at: Timestamp) -> bool {
+    /// `stood_by`: connections that stood later count for nothing yet, here and below.
+    fn is_well(
+        &self,
+        receiver: IpAddr,
+        source: IpAddr,
+        failure: &Failure,
+        (at, stood_by): (Timestamp, Timestamp),
+    ) -> bool {
         let Some(known) = self.receivers.get(&receiver) else { return failure.is_explicit() };
         let lives_since = at.checked_sub(LIVES).unwrap_or(at);
         let lives = known.iter().any(|one| one.well && one.at >= lives_since);
         let began = failure.began(at);
         let others = || known.iter().filter(|one| one.source != source && one.at >= began);
-        let blamed = others().any(|one| !one.well) && !others().any(|one| one.well && one.began >= began);
+        let blamed = others().any(|one| !one.well)
+            && !others().any(|one| one.well && one.began >= began && one.at <= stood_by);
         (lives || failure.is_explicit()) && !blamed
     }
 
     /// What other sources met at a provider about then.
-    fn others(&self, source: IpAddr, provider: &str, at: Timestamp) -> Others {
+    fn others(&self, source: IpAddr, provider: &str, (at, stood_by): (Timestamp, Timestamp)) -> Others {
         let results = self.providers.get(provider).into_iter().flatten().rev();
         let recent = results.take_while(|one| at.duration_since(one.at) <= ABOUT);
         let mut by_source: BTreeMap<IpAddr, Others> = BTreeMap::new();
-        for one in recent.filter(|one| one.source != source && one.at.duration_since(at) <= ABOUT) {
+        let recent = recent.filter(|one| one.source != source && one.at.duration_since(at) <= ABOUT);
+        for one in recent.filter(|one| !one.well || one.at <= stood_by) {
             by_source.entry(one.source).or_default().count(one.well);
         }
         Others::those_that_do_well(by_source)
     }
 
     /// What those siblings met since then that mostly did well, or all where none did.
-    fn siblings(&self, source: IpAddr, provider: &str, began: Timestamp, since: Timestamp) -> Siblings {
+    fn siblings(
+        &self,
+        source: IpAddr,
+        provider: &str,
+        began: Timestamp,
+        (since, stood_by): (Timestamp, Timestamp),
+    ) -> Siblings {
         let others = self.providers.get(provider).into_iter().flatten();
         let (mut any, mut by_source) = (false, BTreeMap::<IpAddr, Others>::new());
         for one in others.filter(|one| one.source != source) {
             any |= one.at >= since;
-            if one.began >= began {
+            if one.began >= began && (!one.well || one.at <= stood_by) {
                 by_source.entry(one.source).or_default().count(one.well);
             }
         }
@@ -283,13 +319,23 @@ impl Recent {
     /// All times are by a clock that was set.
     pub(super) fn follow_clock(&mut self, by: SignedDuration) {
         let shift = |at: &mut Timestamp| *at = moved(*at, by);
-        self.pairs.values_mut().flatten().for_each(|(at, ..)| shift(at));
+        self.pairs.values_mut().flatten().for_each(|one| shift(&mut one.at));
         for one in self.providers.values_mut().chain(self.receivers.values_mut()).flatten() {
             shift(&mut one.at);
             shift(&mut one.began);
         }
         let heard = std::mem::take(&mut self.heard);
         self.heard = heard.into_iter().map(|(at, who)| (moved(at, by), who)).collect();
+    }
+}
+
+/// How long connections stood, on average, before they failed. Of several to one receiver nobody can tell which one failed:
+/// that makes one too long and another too short, and leaves the mean.
+fn pause(seen: &[&Met]) -> SignedDuration {
+    let stood = || seen.iter().map(|one| one.after).filter(SignedDuration::is_positive);
+    match i32::try_from(stood().count()) {
+        Ok(count @ 1..) => stood().sum::<SignedDuration>() / count,
+        _ => SignedDuration::ZERO,
     }
 }
 
@@ -301,8 +347,7 @@ fn push<T>(list: &mut VecDeque<T>, one: T, most: usize) {
 }
 
 /// Removes the last that fits.
-fn take_back<T>(list: &mut VecDeque<T>, fits: impl Fn(&T) -> bool) {
-    if let Some(place) = list.iter().rposition(fits) {
-        list.remove(place);
-    }
+fn take_back<T>(list: &mut VecDeque<T>, fits: impl Fn(&T) -> bool) -> Option<T> {
+    let place = list.iter().rposition(fits)?;
+    list.remove(place)
 }
