@@ -13,8 +13,8 @@ use mailsteer_core::model::{
 };
 use mailsteer_core::plan::{Action, AddressAt, Observed, carried_out, flaws, plan};
 
-use super::checks;
 use super::spec::Spec;
+use super::{checks, shares};
 
 /// Where the world begins.
 const BEGIN: i64 = 1_800_000_000;
@@ -26,9 +26,15 @@ pub(crate) struct Agent {
     pub(crate) deadline: Option<Timestamp>,
     pub(crate) events: Vec<(i64, Event)>,
     observed: Observed,
+    /// Slots as they stood in the beginning.
+    first: BTreeMap<(LaneId, Family), Slots>,
     host: Host,
+    /// The host as the agent saw it last.
+    seen: Host,
     /// By how much the clock was set.
     ahead: SignedDuration,
+    /// The same as the agent knows it.
+    told: SignedDuration,
 }
 
 impl Agent {
@@ -40,10 +46,14 @@ impl Agent {
             deadline: None,
             events: Vec::new(),
             observed: Observed::default(),
+            first: BTreeMap::new(),
             host,
+            seen: Host::default(),
             ahead: SignedDuration::ZERO,
+            told: SignedDuration::ZERO,
         };
         agent.look(spec, 0)?;
+        agent.first.clone_from(&agent.observed.slots);
         Ok(agent)
     }
 
@@ -58,35 +68,34 @@ impl Agent {
         i64::try_from(since.as_millis()).expect("within the age of the world") + 1
     }
 
-    /// The clock is set: all that it told before is by another clock.
-    pub(crate) fn set_clock(&mut self, spec: &Spec, by: i64, now: i64) -> Result<(), String> {
-        let by = SignedDuration::from_secs(by);
-        self.ahead += by;
-        self.apply(spec, Observation::ClockJumped { by }, now)
+    /// The clock is set: all that it told before is by another clock. The agent is told when it looks.
+    pub(crate) fn set_clock(&mut self, by: i64) {
+        self.ahead += SignedDuration::from_secs(by);
     }
 
-    /// A link goes down or comes up, an address goes or comes.
-    pub(crate) fn link(&mut self, spec: &Spec, uplink: usize, up: bool, now: i64) -> Result<(), String> {
+    /// A link goes down or comes up.
+    pub(crate) fn link(&mut self, uplink: usize, up: bool) {
         self.host.links[uplink + 1].up = up;
-        self.look(spec, now)
     }
 
-    pub(crate) fn address(
-        &mut self,
-        spec: &Spec,
-        source: usize,
-        there: bool,
-        now: i64,
-    ) -> Result<(), String> {
+    /// An address goes or comes.
+    pub(crate) fn address(&mut self, spec: &Spec, source: usize, there: bool) {
         let address = spec.source(source);
         self.host.addresses.retain(|entry| entry.address != address);
         if there {
             self.host.addresses.push(entry(spec, source));
         }
-        self.look(spec, now)
     }
 
-    fn look(&mut self, spec: &Spec, now: i64) -> Result<(), String> {
+    /// Looks at the clock: whatever else is told comes after that.
+    pub(crate) fn look_at_clock(&mut self, spec: &Spec, now: i64) -> Result<(), String> {
+        let by = self.ahead - self.told;
+        self.told = self.ahead;
+        if by.is_zero() { Ok(()) } else { self.apply(spec, Observation::ClockJumped { by }, now) }
+    }
+
+    pub(crate) fn look(&mut self, spec: &Spec, now: i64) -> Result<(), String> {
+        self.seen.clone_from(&self.host);
         self.apply(spec, Observation::Host(self.host.clone()), now)
     }
 
@@ -112,15 +121,16 @@ impl Agent {
 
     /// Decides, plans and acts, and checks every step.
     fn after(&mut self, spec: &Spec, events: Vec<Event>, now: i64) -> Result<(), String> {
-        checks::events(spec, self, &events, now)?;
+        let new = events.len();
         self.events.extend(events.into_iter().map(|event| (now, event)));
+        checks::events(spec, self, new)?;
         for _round in 0..4 {
             self.observed.addresses = self.addresses();
             let decision = desired(&self.world, self.clock(now));
             let actions = plan(&decision.desired, &self.observed);
             (self.desired, self.deadline) = (decision.desired, decision.next_deadline);
             if actions.is_empty() {
-                return checks::slots(spec, self);
+                return shares::check(spec, self);
             }
             self.act(&actions)?;
         }
@@ -160,6 +170,11 @@ impl Agent {
         &self.observed.slots
     }
 
+    /// The same in the beginning, when all was well.
+    pub(crate) const fn first_slots(&self) -> &BTreeMap<(LaneId, Family), Slots> {
+        &self.first
+    }
+
     /// Whose slots these are.
     pub(crate) fn lane(&self, spec: &Spec, stream: usize, provider: usize) -> Option<LaneId> {
         self.world.ids().lane(&format!("m{stream}"), &spec.provider(provider))
@@ -172,10 +187,10 @@ impl Agent {
         Some(spec.source_of(address))
     }
 
-    /// Whether the host itself lets a source send.
+    /// Whether the host itself lets a source send, as far as the agent could see.
     pub(crate) fn can_send(&self, spec: &Spec, source: usize) -> bool {
-        let there = self.host.addresses.iter().any(|entry| entry.address == spec.source(source));
-        there && self.host.links[spec.sources[source].uplink + 1].up
+        let there = self.seen.addresses.iter().any(|entry| entry.address == spec.source(source));
+        there && self.seen.links[spec.sources[source].uplink + 1].up
     }
 
     /// Verdicts that tell of a source, by name of their states.

@@ -26,17 +26,19 @@ pub(crate) fn connect(
     (provider, receiver): (usize, usize),
 ) -> Signs {
     if let Some(how) = failure(spec, at, source, provider, receiver) {
-        return fails(how);
+        return fails(spec, how);
     }
+    let refused = sum(spec, at, |what| if let What::Refusals(rate) = what { *rate } else { 0 });
+    if rng.u32(0..1_000) < refused {
+        return fails(spec, How::Refused);
+    }
+    let rate = sum(spec, at, |what| if let What::Loss(rate) = what { *rate } else { 0 });
     // A SYN or its answer is lost.
-    let lost = |rng: &mut Rng, at: i64| {
-        let rate = loss(spec, at);
-        rng.u32(0..1_000) < rate || rng.u32(0..1_000) < rate
-    };
+    let lost = |rng: &mut Rng| rng.u32(0..1_000) < rate || rng.u32(0..1_000) < rate;
     let mut signs = Vec::new();
     let mut tries = 0;
     let mut answered = ROUND_TRIP;
-    while lost(rng, at) && tries < 4 {
+    while lost(rng) && tries < 4 {
         tries += 1;
         answered = AGAIN * ((1 << tries) - 1) + ROUND_TRIP;
     }
@@ -59,17 +61,21 @@ pub(crate) fn probe(spec: &Spec, rng: &mut Rng, at: i64, source: usize, to: (usi
     }
 }
 
-fn fails(how: How) -> Signs {
+fn fails(spec: &Spec, how: How) -> Signs {
+    let later = ROUND_TRIP + spec.greets_after;
     match how {
         How::Silent => vec![(AGAIN + DOUBT, Sign::Silent)],
         How::Refused => vec![(ROUND_TRIP, Sign::Refused)],
         How::Unreachable => vec![(ROUND_TRIP, Sign::Unreachable)],
-        How::Reset => vec![(ROUND_TRIP, Sign::Established), (2 * ROUND_TRIP, Sign::Reset)],
-        How::Greeted => {
-            let said = Sign::Said { code: 554, text: "5.7.1 blocked".into(), greeting: true };
-            vec![(ROUND_TRIP, Sign::Established), (2 * ROUND_TRIP, said)]
-        }
+        How::Reset => vec![(ROUND_TRIP, Sign::Established), (later, Sign::Reset)],
+        How::Greeted => greets(later, 554, "5.7.1 blocked"),
+        How::Deferred => greets(later, 421, "4.7.0 too many connections"),
     }
+}
+
+fn greets(later: i64, code: u16, text: &str) -> Signs {
+    let said = Sign::Said { code, text: text.into(), greeting: true };
+    vec![(ROUND_TRIP, Sign::Established), (later, said)]
 }
 
 /// How a connection that begins now fails, if it does; random loss aside.
@@ -81,6 +87,7 @@ fn failure(spec: &Spec, at: i64, source: usize, provider: usize, receiver: usize
         What::Network { network, provider: there, how } => {
             (spec.sources[source].network == network && there == provider).then_some(how)
         }
+        What::Half { provider: there, how } => (source.is_multiple_of(2) && there == provider).then_some(how),
         What::Receiver { provider: there, receiver: one } => {
             ((there, one) == (provider, receiver)).then_some(How::Silent)
         }
@@ -89,13 +96,13 @@ fn failure(spec: &Spec, at: i64, source: usize, provider: usize, receiver: usize
             (spec.sources[source].uplink == uplink).then_some(How::Silent)
         }
         What::Address(of) => (of == source).then_some(How::Silent),
-        What::Loss(_) | What::Stall | What::Clock(_) | What::NoTraffic => None,
+        What::Loss(_) | What::Refusals(_) | What::Stall | What::Clock(_) | What::NoTraffic => None,
     };
     spec.faults.iter().filter(|fault| fault.is_on(at)).find_map(|fault| meets(&fault.what))
 }
 
-fn loss(spec: &Spec, at: i64) -> u32 {
-    let of = |what: &What| if let What::Loss(rate) = what { *rate } else { 0 };
+/// What all faults of now add up to.
+fn sum(spec: &Spec, at: i64, of: impl Fn(&What) -> u32) -> u32 {
     spec.faults.iter().filter(|fault| fault.is_on(at)).map(|fault| of(&fault.what)).sum()
 }
 
@@ -115,6 +122,9 @@ pub(crate) fn was_guilty(
         What::Network { network, provider: there, .. } => {
             spec.sources[source].network == network && (provider.is_none() || provider == Some(there))
         }
+        What::Half { provider: there, .. } => {
+            source.is_multiple_of(2) && (provider.is_none() || provider == Some(there))
+        }
         What::Uplink(uplink) | What::Link(uplink) => spec.sources[source].uplink == uplink,
         What::Address(of) => of == source,
         _ => false,
@@ -122,10 +132,10 @@ pub(crate) fn was_guilty(
     spec.faults.iter().any(|fault| fault.from <= until && fault.until >= since && own(&fault.what))
 }
 
-/// Whether packets were lost at random at some time from `since` to `until`.
-pub(crate) fn was_lossy(spec: &Spec, since: i64, until: i64) -> bool {
-    let lossy = |what: &What| matches!(what, What::Loss(_));
-    spec.faults.iter().any(|fault| fault.from <= until && fault.until >= since && lossy(&fault.what))
+/// Whether connections failed at random at some time from `since` to `until`.
+pub(crate) fn was_noisy(spec: &Spec, since: i64, until: i64) -> bool {
+    let noisy = |what: &What| matches!(what, What::Loss(_) | What::Refusals(_));
+    spec.faults.iter().any(|fault| fault.from <= until && fault.until >= since && noisy(&fault.what))
 }
 
 /// Whether a provider greeted everybody with 554 at some time from `since` to `until`.

@@ -38,6 +38,33 @@ fn a_dead_provider_flips_nothing() {
     }
 }
 
+/// Many receivers greet after some seconds only, to see whether who connects waits (postscreen, sendmail's GreetPause).
+#[test]
+fn a_provider_that_takes_its_time_to_turn_all_away_flips_nothing() {
+    for how in [How::Greeted, How::Deferred, How::Reset] {
+        for greets_after in [300, 2_000, 5_000] {
+            let spec = Spec { greets_after, ..Spec::plain() };
+            assert_no_flip(&spec.with(What::Provider { provider: 0, how }, 20, 70));
+        }
+    }
+}
+
+/// The same from a single source is its own fault, and is seen as soon as others were greeted.
+#[test]
+fn a_source_that_is_turned_away_after_a_pause_is_isolated() {
+    for greets_after in [20, 300, 5_000] {
+        let fault = What::Source { source: 1, provider: Some(0), how: How::Greeted };
+        let spec = Spec { greets_after, ..Spec::plain() }.with(fault, 30, 100);
+        let run = whole(&spec);
+        let isolations = run.agent.isolations();
+        assert_eq!(isolations.len(), 1, "{greets_after}: {:?}", run.agent.events);
+        let (at, address, provider, _) = &isolations[0];
+        assert_eq!((*address, provider.as_str()), (spec.source(1), "p0"));
+        // Three failures are told after a pause each, and what others met is clear after two pauses more.
+        assert!(*at < 34_000 + 4 * greets_after, "{greets_after}: {at}");
+    }
+}
+
 #[test]
 fn a_resolver_outage_and_the_burst_after_it_flip_nothing() {
     assert_no_flip(&Spec::plain().with(What::NoTraffic, 20, 60));
@@ -49,6 +76,12 @@ fn lost_packets_flip_nothing() {
         let spec = Spec { seed, lasts: 600_000, ..Spec::plain() };
         assert_no_flip(&spec.with(What::Loss(50), 5, 600));
     }
+}
+
+#[test]
+fn an_hour_of_lost_packets_flips_nothing() {
+    let spec = Spec { lasts: 3_600_000, ..Spec::plain() };
+    assert_no_flip(&spec.with(What::Loss(50), 0, 3_600));
 }
 
 #[test]
@@ -134,7 +167,7 @@ fn half_of_a_pool_refused_by_one_provider_moves_within_surge_and_the_rest_is_ref
 #[test]
 fn an_uplink_that_answers_nothing_takes_its_sources_together() {
     let spec = Spec::plain().with(What::Uplink(1), 30, 120);
-    let run = whole(&spec);
+    let mut run = whole(&spec);
     let fallen: Vec<_> =
         run.agent.isolations().into_iter().map(|(_, address, ..)| spec.source_of(address)).collect();
     assert!(fallen.contains(&2) && fallen.contains(&3), "{:?}", run.agent.events);
@@ -143,6 +176,7 @@ fn an_uplink_that_answers_nothing_takes_its_sources_together() {
     assert!(
         run.tally.sent.iter().filter(|((source, _), _)| *source < 2).map(|(_, n)| n).sum::<u64>() > 1_200
     );
+    run.until_all_are_back().expect("its sources come back by themselves");
 }
 
 #[test]
@@ -166,10 +200,7 @@ fn both_down_serves(run: &Run<'_>, spec: &Spec, source: usize) -> bool {
 /// No slot leads to a dead address: that is checked after every step of every world.
 #[test]
 fn a_link_that_flaps_every_two_seconds_is_let_back_later_each_time() {
-    let mut spec = Spec { lasts: 600_000, ..Spec::plain() };
-    for second in (30..150).step_by(2) {
-        spec = spec.with(What::Link(1), second, second + 1);
-    }
+    let spec = Spec { lasts: 600_000, ..Spec::plain() }.flapping(1, 30, 150);
     let mut run = Run::new(&spec).expect("a world");
     run.until(150_000).expect("nothing breaks");
     let flips = |run: &Run<'_>| {
@@ -184,7 +215,7 @@ fn a_link_that_flaps_every_two_seconds_is_let_back_later_each_time() {
 
 #[test]
 fn three_sources_of_a_network_take_the_rest_with_them_and_nothing_of_it_is_moved() {
-    let source = |n: u8| SourceSpec { network: n / 4, uplink: 0, weight: 1, spare: false };
+    let source = |n: u8| SourceSpec { network: n / 4, ..SourceSpec::PLAIN };
     let fault = What::Network { network: 0, provider: 0, how: How::Greeted };
     let spec = Spec { sources: (0..8).map(source).collect(), uplinks: 1, ..Spec::plain() };
     let spec = Spec { rate: 40.0, ..spec.with(fault, 30, 120) };
@@ -197,23 +228,23 @@ fn three_sources_of_a_network_take_the_rest_with_them_and_nothing_of_it_is_moved
     assert!(run.tally.refused[&(RefuseReason::Surge, 0)] > 300, "half of what goes there: {:?}", run.tally);
 }
 
-/// All of a host's addresses in one /24 is the usual case: three that are silent must not take all of them along.
+/// Twelve sources of one network, of which three get no answer: a quarter of the pool may fall, and not all of it.
 #[test]
-fn by_silence_no_more_of_a_network_falls_than_the_brake_lets() {
-    let source = |_| SourceSpec { network: 0, uplink: 0, weight: 1, spare: false };
-    let spec = Spec { sources: (0..12).map(source).collect(), uplinks: 1, rate: 60.0, ..Spec::plain() };
-    let silent = |source| What::Source { source, provider: Some(0), how: How::Silent };
-    let spec = spec.with(silent(0), 30, 120).with(silent(1), 30, 120).with(silent(2), 30, 120);
+fn silence_takes_no_more_of_a_network_than_the_brake_lets() {
+    let fails = |source| What::Source { source, provider: Some(0), how: How::Silent };
+    let sources = vec![SourceSpec::PLAIN; 12];
+    let spec = Spec { sources, uplinks: 1, rate: 40.0, ..Spec::plain() };
+    let spec = (0..3).fold(spec, |spec, source| spec.with(fails(source), 30, 120));
     let run = whole(&spec);
     let fallen: Vec<_> =
         run.agent.isolations().into_iter().map(|(_, address, ..)| spec.source_of(address)).collect();
-    assert!(fallen.len() == 3 && fallen.iter().all(|&source| source < 3), "{:?}", run.agent.events);
+    assert!(fallen.len() == 3 && fallen.iter().all(|&source| source < 3), "{fallen:?}");
     assert_eq!(run.agent.count("network-isolated"), 0);
 }
 
 #[test]
 fn a_spare_takes_over_and_hands_back_after_probation() {
-    let source = |n: u8| SourceSpec { network: n, uplink: 0, weight: 1, spare: n == 1 };
+    let source = |n: u8| SourceSpec { network: n, spare: n == 1, ..SourceSpec::PLAIN };
     let fault = What::Source { source: 0, provider: Some(0), how: How::Greeted };
     let spec = Spec { sources: (0..2).map(source).collect(), uplinks: 1, providers: 1, ..Spec::plain() };
     let spec = spec.with(fault, 30, 120);
@@ -230,21 +261,33 @@ fn a_spare_takes_over_and_hands_back_after_probation() {
     assert_eq!((spare(&run), run.agent.told(0).last()), (then, Some(&"healthy")), "{:?}", run.agent.told(0));
 }
 
-/// The rate of false alarms. The figure in the judge's documentation is of `MAILSTEER_HOURS=800`; as many as it says there, 80
-/// source hours have more than 5 with a chance of 1 in 10,000.
-#[test]
-fn false_alarms_are_rare() {
+/// How often sources are isolated with which nothing is wrong, while this goes on: in how many source hours, how many. The
+/// figures in the judge's documentation are of `MAILSTEER_HOURS=800`.
+fn false_alarms(what: &What) -> (u64, usize) {
     let hours = std::env::var("MAILSTEER_HOURS").ok().and_then(|hours| hours.parse().ok()).unwrap_or(80_u64);
     let mut alarms = 0;
     for seed in 0..hours / 4 {
-        let spec = Spec { seed, lasts: 3_600_000, ..Spec::plain() }.with(What::Loss(50), 0, 3_600);
+        let spec = Spec { seed, lasts: 3_600_000, ..Spec::plain() }.with(what.clone(), 0, 3_600);
         let run = whole(&spec);
-        let (by_loss, others) = checks::innocent(&spec, &run.agent);
+        let (by_chance, others) = checks::innocent(&spec, &run.agent);
         assert_eq!(others, Vec::<String>::new());
-        alarms += by_loss;
+        alarms += by_chance;
     }
-    println!(
-        "{alarms} isolations of innocent sources in {hours} source hours at 5 % loss each way, 5/s each"
-    );
-    assert!(alarms <= 5 || hours > 80, "{alarms}");
+    println!("{what:?}: {alarms} isolations of innocent sources in {hours} source hours of 5/s each");
+    (hours, alarms)
+}
+
+/// 1 in 800 hours was measured: as many as it allows here, 80 hours have more with a chance of 4 in a million. The seeds are
+/// always the same, so that only a change of the code draws again.
+#[test]
+fn false_alarms_by_loss_are_rare() {
+    let (hours, alarms) = false_alarms(&What::Loss(50));
+    assert!(alarms <= 3 || hours > 80, "{alarms}");
+}
+
+/// 14 in 800 hours were measured: 80 hours have more than 8 with a chance of 3 in 100,000.
+#[test]
+fn false_alarms_by_refusals_are_rare() {
+    let (hours, alarms) = false_alarms(&What::Refusals(10));
+    assert!(alarms <= 8 || hours > 80, "{alarms}");
 }

@@ -10,8 +10,8 @@ use mailsteer_core::decide::Observation;
 use mailsteer_core::model::{Family, RefuseReason, Sign, Signal, SlotTarget};
 
 use super::host::Agent;
-use super::internet;
 use super::spec::{Spec, What};
+use super::{checks, internet};
 
 /// What happens.
 enum Happening {
@@ -28,6 +28,11 @@ enum Happening {
 
 /// How often.
 const FULL_PASS: i64 = 60_000;
+
+const HOUR: i64 = 3_600_000;
+/// By then all are back: what stops a stream does so for a day; an isolation lasts half an hour, or an hour after a relapse, and
+/// what comes after it is three steps of an hour at most.
+const BACK: i64 = 30 * HOUR;
 
 /// What became of all connections.
 #[derive(Clone, Debug, Default)]
@@ -95,8 +100,21 @@ impl<'a> Run<'a> {
     }
 
     /// From now on little is sent: one connection in five minutes.
-    pub(crate) const fn calm(&mut self) {
+    const fn calm(&mut self) {
         self.calm = true;
+    }
+
+    /// Goes on in calm, hour by hour, until everybody is back; says how long that took.
+    pub(crate) fn until_all_are_back(&mut self) -> Result<i64, String> {
+        self.calm();
+        let began = self.now;
+        while let Err(error) = checks::everybody_is_back(self.spec, &self.agent) {
+            if self.now - began > BACK {
+                return Err(format!("long after everything ended: {error}"));
+            }
+            self.until(self.now + HOUR)?;
+        }
+        Ok(self.now - began)
     }
 
     /// Goes on until this time.
@@ -115,8 +133,8 @@ impl<'a> Run<'a> {
         Ok(())
     }
 
-    fn is_stalled(&self) -> bool {
-        self.spec.faults.iter().any(|fault| fault.what == What::Stall && fault.is_on(self.now))
+    fn is_on(&self, what: &What) -> bool {
+        self.spec.faults.iter().any(|fault| fault.what == *what && fault.is_on(self.now))
     }
 
     /// The agent looks again when its decision says so.
@@ -140,7 +158,7 @@ impl<'a> Run<'a> {
                 self.at(self.now + rarely * FULL_PASS, Happening::FullPass);
                 self.happen(Happening::Wake)
             }
-            Happening::Wake if self.is_stalled() => Ok(()),
+            Happening::Wake if self.is_on(&What::Stall) => Ok(()),
             Happening::Wake => {
                 self.wakes = i64::MAX;
                 self.agent.apply(self.spec, Observation::Tick, self.now)?;
@@ -197,7 +215,7 @@ impl<'a> Run<'a> {
     }
 
     fn draw(&mut self, stream: usize, provider: usize) -> Result<Option<SlotTarget>, String> {
-        let family = if self.spec.ipv6 { Family::V6 } else { Family::V4 };
+        let family = self.spec.family();
         let lane = self.agent.lane(self.spec, stream, provider).ok_or("no such lane")?;
         let Some(slots) = self.agent.slots().get(&(lane, family)) else { return Ok(None) };
         let turn = self.draws.entry((lane.0, family)).or_default();
@@ -213,7 +231,7 @@ impl<'a> Run<'a> {
             destination: self.spec.receiver(provider, receiver),
             sign,
         };
-        if self.is_stalled() {
+        if self.is_on(&What::Stall) {
             self.unread.push((self.now, signal));
             return Ok(());
         }
@@ -235,23 +253,34 @@ impl<'a> Run<'a> {
     fn fault(&mut self, n: usize, begins: bool) -> Result<(), String> {
         let (spec, now) = (self.spec, self.now);
         match spec.faults[n].what {
-            What::Link(uplink) => {
-                let on = |fault: &super::spec::Fault| fault.what == What::Link(uplink) && fault.is_on(now);
-                self.agent.link(spec, uplink, !spec.faults.iter().any(on), now)
-            }
+            What::Link(uplink) => self.agent.link(uplink, !self.is_on(&What::Link(uplink))),
             What::Address(source) => {
-                let on = |fault: &super::spec::Fault| fault.what == What::Address(source) && fault.is_on(now);
-                self.agent.address(spec, source, !spec.faults.iter().any(on), now)
+                let there = !self.is_on(&What::Address(source));
+                self.agent.address(spec, source, there);
             }
-            What::Clock(by) if begins => self.agent.set_clock(spec, by, now),
-            What::Stall if !begins => {
-                // Read in the order in which it was seen, by one call.
-                let unread: Vec<Signal> =
-                    std::mem::take(&mut self.unread).into_iter().map(|(_, one)| one).collect();
-                self.agent.hear(spec, unread, now)?;
-                self.agent.apply(spec, Observation::Tick, now)
-            }
-            _ => Ok(()),
+            What::Clock(by) if begins => self.agent.set_clock(by),
+            What::Stall if !begins => {}
+            _ => return Ok(()),
         }
+        if self.is_on(&What::Stall) {
+            return Ok(());
+        }
+        self.agent.look_at_clock(spec, now)?;
+        // Which of its ears an agent that heard nothing for a while lends first is chance.
+        if self.rng.bool() {
+            self.read()?;
+        }
+        self.agent.look(spec, now)?;
+        self.read()?;
+        self.agent.apply(spec, Observation::Tick, now)
+    }
+
+    /// What it could not read, in the order in which it was seen, by one call.
+    fn read(&mut self) -> Result<(), String> {
+        let unread = std::mem::take(&mut self.unread);
+        // The kernel tells by a clock that nobody sets.
+        let signal = |(seen, signal): (i64, Signal)| Signal { at: self.agent.clock(seen), ..signal };
+        let unread: Vec<Signal> = unread.into_iter().map(signal).collect();
+        if unread.is_empty() { Ok(()) } else { self.agent.hear(self.spec, unread, self.now) }
     }
 }
