@@ -28,6 +28,17 @@ fn one_dead_destination_flips_nothing() {
     }
 }
 
+/// One address in seven that mail is sent to is dead, and little is sent: who meets three of them one after the other is
+/// not at fault.
+#[test]
+fn many_dead_destinations_flip_nothing() {
+    for seed in 0..8 {
+        let spec = Spec { seed, providers: 0, receivers: 28, rate: 1.0, lasts: 3_600_000, ..Spec::plain() };
+        let dead = |spec: Spec, receiver| spec.with(What::Receiver { provider: 0, receiver }, 0, 3_600);
+        assert_no_flip(&(0..4).fold(spec, dead));
+    }
+}
+
 #[test]
 fn a_dead_provider_flips_nothing() {
     for how in How::ALL {
@@ -225,7 +236,8 @@ fn three_sources_of_a_network_take_the_rest_with_them_and_nothing_of_it_is_moved
         run.agent.isolations().into_iter().map(|(_, address, ..)| spec.source_of(address)).collect();
     assert!((0..4).all(|n| fallen.contains(&n)) && fallen.len() == 4, "{fallen:?}");
     assert!(run.tally.refused.keys().all(|key| *key == (RefuseReason::Surge, 0)), "{:?}", run.tally);
-    assert!(run.tally.refused[&(RefuseReason::Surge, 0)] > 300, "half of what goes there: {:?}", run.tally);
+    // Half of what goes there in 87 s is 580; were it moved as far as siblings may take it, 290.
+    assert!(run.tally.refused[&(RefuseReason::Surge, 0)] > 450, "{:?}", run.tally);
 }
 
 /// Twelve sources of one network, of which three get no answer: a quarter of the pool may fall, and not all of it.
@@ -285,7 +297,7 @@ fn false_alarms_by_loss_are_rare() {
     assert!(alarms <= 3 || hours > 80, "{alarms}");
 }
 
-/// 14 in 800 hours were measured: 80 hours have more than 8 with a chance of 3 in 100,000.
+/// 14 in 800 hours were measured: 80 hours have more than 8 with a chance of 2 in 100,000.
 #[test]
 fn false_alarms_by_refusals_are_rare() {
     let (hours, alarms) = false_alarms(&What::Refusals(10));

@@ -4,7 +4,7 @@
 
 use std::collections::BTreeMap;
 
-use mailsteer_core::decide::EVERYWHERE;
+use mailsteer_core::decide::{EVERYWHERE, State};
 use mailsteer_core::model::{Lane, RefuseReason, SlotTarget};
 
 use super::host::Agent;
@@ -50,7 +50,16 @@ fn portion(spec: &Spec, agent: &Agent, source: usize, provider: &str) -> u16 {
         .world
         .verdicts()
         .filter(|(of, there, _)| *of == address && (*there == provider || *there == EVERYWHERE));
-    here.map(|(.., verdict)| verdict.portion()).min().unwrap_or(1_000)
+    here.map(|(.., verdict)| leaves(&verdict.state)).min().unwrap_or(1_000)
+}
+
+/// What a belief leaves: nothing, and after two good probes a hundredth, a tenth, and all.
+fn leaves(state: &State) -> u16 {
+    match state {
+        State::Healthy | State::Suspect { .. } => 1_000,
+        State::Isolated { .. } | State::Probation { probes: 0..2, .. } => 0,
+        State::Probation { step, .. } => [10, 100, 1_000][usize::from(*step)],
+    }
 }
 
 impl<'a> Hands<'a> {
