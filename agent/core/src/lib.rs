@@ -11,3 +11,4 @@ pub mod doctor;
 pub mod init;
 pub mod model;
 pub mod plan;
+pub mod signal;

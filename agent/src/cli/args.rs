@@ -162,6 +162,8 @@ pub enum Command {
         /// The number of the event, as `events` has it.
         event: u64,
     },
+    /// Say what the table of rules makes of receivers' replies: one a line on standard input. Needs no agent.
+    Classify(ClassifyArgs),
     /// Remove everything of mailsteer's from the kernel, and end the agent if one runs. Mail then leaves unsteered.
     Teardown(TeardownArgs),
     /// Used by `try`.
@@ -201,6 +203,17 @@ pub struct TeardownArgs {
     /// Where state is kept.
     #[arg(long, default_value = "/var/lib/mailsteer", value_name = "DIR")]
     pub state: PathBuf,
+}
+
+/// By which rules to judge replies.
+#[derive(Args, Debug)]
+pub struct ClassifyArgs {
+    /// A table in place of the one that comes with mailsteer.
+    #[arg(long, value_name = "FILE")]
+    pub table: Option<PathBuf>,
+    /// Who said it; rules for other providers are passed over.
+    #[arg(long, value_name = "NAME")]
+    pub provider: Option<String>,
 }
 
 /// How much of a history.

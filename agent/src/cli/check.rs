@@ -32,17 +32,7 @@ pub(super) fn check(file: &Path, away: bool, json: bool, style: Style) -> Result
 }
 
 pub(super) fn shown(file: &Path, found: &Checked, errors: usize, style: Style) -> Result<String> {
-    let mut out = String::new();
-    let theme = if style.color {
-        miette::GraphicalTheme::unicode()
-    } else {
-        miette::GraphicalTheme::unicode_nocolor()
-    };
-    let handler = miette::GraphicalReportHandler::new_themed(theme).with_width(100);
-    for problem in &found.problems {
-        handler.render_report(&mut out, problem)?;
-        out.push('\n');
-    }
+    let mut out = problems(&found.problems, style)?;
     for text in &found.not_checked {
         let _ = writeln!(out, "not checked: {text}");
     }
@@ -55,6 +45,22 @@ pub(super) fn shown(file: &Path, found: &Checked, errors: usize, style: Style) -
     let verdict = if errors == 0 { style.good("good") } else { style.bad("not usable") };
     let (errors, warnings) = (counted(errors, "error"), counted(warnings, "warning"));
     let _ = writeln!(out, "{}: {verdict} ({errors}, {warnings})", file.display());
+    Ok(out)
+}
+
+/// Each problem at its place in the file.
+pub(super) fn problems(problems: &[Problem], style: Style) -> Result<String> {
+    let mut out = String::new();
+    let theme = if style.color {
+        miette::GraphicalTheme::unicode()
+    } else {
+        miette::GraphicalTheme::unicode_nocolor()
+    };
+    let handler = miette::GraphicalReportHandler::new_themed(theme).with_width(100);
+    for problem in problems {
+        handler.render_report(&mut out, problem)?;
+        out.push('\n');
+    }
     Ok(out)
 }
 

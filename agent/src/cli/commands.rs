@@ -15,7 +15,7 @@ use serde::Serialize;
 use super::args::{AgentArgs, Cli, Color, Command, ExplainArgs, TailArgs, TeardownArgs};
 use super::render::{self, Style};
 use super::terminal::harmless;
-use super::{check, connect_as, doctor, init, replay, trying};
+use super::{check, classify, connect_as, doctor, init, replay, trying};
 use crate::api::view::{Destination, Done, Who};
 use crate::api::{Client, ConnectError, Tail, ViewStream};
 
@@ -48,6 +48,7 @@ fn dispatch(cli: Cli) -> Result<u8> {
         Command::Teardown(args) => teardown(args, cli.socket, cli.json),
         Command::Check { ref file, away } => check::check(file, away, cli.json, style(cli.color)),
         Command::Doctor { ref config } => doctor::doctor(config.as_deref(), cli.json, style(cli.color)),
+        Command::Classify(ref args) => classify::classify(args, cli.json, style(cli.color)),
         Command::Init { ref output, force } => init::init(output.as_deref(), force, cli.json),
         Command::Explain(ref args) if args.config.is_some() => explain_file(args, cli.json),
         Command::Plan { config: Some(ref file) } => {
@@ -157,6 +158,7 @@ async fn asked(cli: Cli) -> Result<u8> {
         Command::Agent(_)
         | Command::Boot(_)
         | Command::ConnectAs(_)
+        | Command::Classify(_)
         | Command::Check { .. }
         | Command::Doctor { .. }
         | Command::Init { .. }

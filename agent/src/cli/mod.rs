@@ -4,6 +4,7 @@
 
 pub mod args;
 mod check;
+mod classify;
 mod commands;
 mod connect_as;
 mod doctor;

@@ -8,6 +8,7 @@ mod config;
 mod doctor;
 mod init;
 mod packet;
+mod replies;
 mod state;
 
 /// The kernel's side of `agent-ebpf`, as `packet` stands in for it: the parser is compiled here from its own file, and
@@ -19,13 +20,14 @@ pub use packet::{bindings, helpers};
 pub type Target = fn(&[u8]);
 
 /// Every target.
-const TARGETS: [(&str, Target); 10] = [
+const TARGETS: [(&str, Target); 11] = [
     ("config", config::run),
     ("conntrack", mailsteer::fuzzing::conntrack),
     ("doctor", doctor::run),
     ("init", init::run),
     ("nf_tables", mailsteer::fuzzing::nf_tables),
     ("packet", packet::run),
+    ("replies", replies::run),
     ("rpc", rpc),
     ("rtnetlink", mailsteer::fuzzing::rtnetlink),
     ("state", state::run),

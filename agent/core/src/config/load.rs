@@ -38,22 +38,35 @@ pub struct Checked {
 pub fn load(name: &str, text: &str, view: &HostView) -> Checked {
     let file = Arc::new(NamedSource::new(name, text.to_owned()));
     let mut problems = vec![];
-    let (table, errors) = DeTable::parse_recoverable(text);
-    let (config, not_checked) = if errors.is_empty() {
-        let root = Spanned::new(table.span(), DeValue::Table(table.into_inner()));
-        let raw = RawConfig::from_toml(&root, &mut problems).unwrap_or_default();
-        let (config, not_checked) = check(&raw, view, &mut problems);
-        (Some(config), not_checked)
-    } else {
-        problems.extend(syntax(text, &errors));
-        (None, vec!["anything but the syntax"])
+    let (config, not_checked) = match document::<RawConfig>(text, &mut problems) {
+        Some(raw) => {
+            let (config, not_checked) = check(&raw, view, &mut problems);
+            (Some(config), not_checked)
+        }
+        None => (None, vec!["anything but the syntax"]),
     };
-    problems.sort_by_key(|problem| (problem.severity, problem.start()));
-    for problem in &mut problems {
-        problem.locate(&file);
-    }
+    finish(&mut problems, &file);
     let config = config.filter(|_| !problems.iter().any(Problem::is_error));
     Checked { config, problems, not_checked }
+}
+
+/// Reads a document, reporting what cannot be read of it; none where it is not TOML.
+pub(crate) fn document<T: FromToml + Default>(text: &str, problems: &mut Vec<Problem>) -> Option<T> {
+    let (table, errors) = DeTable::parse_recoverable(text);
+    if !errors.is_empty() {
+        problems.extend(syntax(text, &errors));
+        return None;
+    }
+    let root = Spanned::new(table.span(), DeValue::Table(table.into_inner()));
+    Some(T::from_toml(&root, problems).unwrap_or_default())
+}
+
+/// Problems in the order of the file, errors first, each with its place.
+pub(crate) fn finish(problems: &mut [Problem], file: &Arc<NamedSource<String>>) {
+    problems.sort_by_key(|problem| (problem.severity, problem.start()));
+    for problem in problems {
+        problem.locate(file);
+    }
 }
 
 /// Syntax errors, at most one for a line: the rest of the line follows from the first.

@@ -4,15 +4,17 @@
 //! read files or ask the host: what the checks need of it comes in as [`HostView`].
 
 mod check;
+pub(crate) mod dated;
 mod load;
-mod problem;
+pub(crate) mod problem;
 mod raw;
-mod read;
+pub(crate) mod read;
 mod schema;
 mod settings;
 
 pub(crate) use check::{Kind, is_full_host_name, is_interface, kind};
 pub use load::{Checked, load};
+pub(crate) use load::{document, finish};
 pub use problem::{CODES, Label, Problem, Severity};
 pub use schema::{reference, schema};
 pub use settings::{

@@ -143,13 +143,14 @@ impl Diagnostic for Problem {
 }
 
 macro_rules! codes {
-    ($($name:ident = $code:literal,)*) => {
+    ($($name:ident = $code:literal,)* ; $($table_name:ident = $table_code:literal,)*) => {
         /// The stable codes of problems.
         pub(crate) mod code {
             $(pub(crate) const $name: &str = $code;)*
+            $(pub(crate) const $table_name: &str = $table_code;)*
         }
 
-        /// Every code that a [`Problem`] can bear.
+        /// Every code that a [`Problem`] of a config can bear.
         pub const CODES: &[&str] = &[$($code),*];
     };
 }
@@ -237,4 +238,8 @@ codes! {
     DESTINATION_EXCLUDED = "destination-excluded",
     STREAMS_SAME_MATCH = "streams-same-match",
     STREAM_UNREACHABLE = "stream-unreachable",
+    ;
+    PATTERN_INVALID = "pattern-invalid",
+    RULE_INVALID = "rule-invalid",
+    MONTH_INVALID = "month-invalid",
 }

@@ -1,0 +1,7 @@
+//! Foreign text that says something of a source: replies of receivers, MTA logs, answers of DNS lists.
+//!
+//! Owns: its parsers, and the tables of data by which it is judged. Must not: fetch it, or decide what follows; `observe`
+//! does the one and [`crate::decide`] the other. Whoever writes such text may be hostile: what does not fit is said to be
+//! unknown, and unknown changes nothing (invariant 4).
+
+pub mod reply;
