@@ -3,6 +3,8 @@
 //! Owns: the two halves under `tests/replies`, the confusion matrix, and what must never happen: a reply about content,
 //! domain, authentication or recipient that isolates. Must not: ask more of the half that rules were written from than that.
 
+#![expect(clippy::unwrap_used, clippy::panic, reason = "helpers of tests stop at what should not happen")]
+
 use std::collections::BTreeMap;
 
 use mailsteer_core::signal::reply::{Cause, Class, DEFAULT, Judgement, Reply, ReplyTable};

@@ -242,4 +242,5 @@ codes! {
     PATTERN_INVALID = "pattern-invalid",
     RULE_INVALID = "rule-invalid",
     MONTH_INVALID = "month-invalid",
+    CODE_INVALID = "code-invalid",
 }

@@ -1,0 +1,454 @@
+//! Asking lists: rounds, test points, confirmation, clearing, and a budget of queries.
+//!
+//! Owns: what is asked when, and what is known of each list and each address on it. Must not: send anything, know a clock, or
+//! isolate; time and seed are parameters, and what it finds are [`ListEvent`]s.
+//!
+//! A round asks one list: its test points first, and only when they are right the addresses. Every address's round comes once
+//! an interval; a first listing has a round of its own 30 s later. So from a listing to its event it takes an interval and
+//! 30 s, and what the answers take.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::net::IpAddr;
+
+use jiff::{SignedDuration, Timestamp};
+use serde::{Deserialize, Serialize};
+
+use super::answer::{Answer, Reading};
+use super::name::{query_name, test_name};
+use super::table::{Action, List, Purpose};
+
+/// A first listing is asked for again after this: a resolver's or a list's bad moment is over then.
+const CONFIRM: SignedDuration = SignedDuration::from_secs(30);
+/// Cycles without a listing that clear one.
+const CLEAN: u32 = 3;
+/// Rounds in which a list that was set aside has to pass its tests before it is believed again.
+const GOOD: u32 = 2;
+/// Queries that are under way at a time.
+const AT_A_TIME: usize = 32;
+
+/// How fast.
+#[derive(Clone, Copy, PartialEq, Debug)]
+pub struct Pace {
+    /// From one round of a list to the next.
+    pub interval: SignedDuration,
+    /// Queries a minute at most. Where that is too few, rounds take longer.
+    pub per_minute: u32,
+}
+
+/// What is asked.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub enum What {
+    /// A test point, and whether it has to be on the list.
+    Test(bool),
+    /// An address.
+    Address(IpAddr),
+}
+
+/// A query to be made.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub struct Query {
+    /// Which round it belongs to.
+    pub round: u64,
+    /// The list's name.
+    pub list: String,
+    /// What is asked.
+    pub what: What,
+    /// The name to ask an A record of.
+    pub name: String,
+    /// Whether the TXT record of a listing is wanted too.
+    pub reason: bool,
+}
+
+/// What was found.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub enum ListEvent {
+    /// An address is on a list, asked twice.
+    Listed {
+        /// The list.
+        list: String,
+        /// The address.
+        address: IpAddr,
+        /// What its codes mean.
+        meaning: String,
+        /// What follows.
+        action: Action,
+        /// The list's own words.
+        reason: Option<String>,
+    },
+    /// It is on the list no more.
+    Cleared {
+        /// The list.
+        list: String,
+        /// The address.
+        address: IpAddr,
+    },
+    /// A list does not pass its tests: nobody looks at it until it does.
+    SetAside {
+        /// The list.
+        list: String,
+        /// Why.
+        why: String,
+    },
+    /// It passes them again.
+    Back {
+        /// The list.
+        list: String,
+    },
+    /// A list gives answers that say nothing, other than before.
+    Unknown {
+        /// The list.
+        list: String,
+        /// What it answers.
+        why: String,
+    },
+}
+
+/// What is known of a list.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Standing {
+    /// Why it is set aside, if it is.
+    pub aside: Option<String>,
+    /// Whether it has passed its tests at all.
+    pub tested: bool,
+    /// Queries by what came of them: `clean`, `listed`, `unknown`.
+    pub answers: BTreeMap<&'static str, u64>,
+    /// Scores, of a list that has them.
+    pub scores: BTreeMap<IpAddr, u8>,
+}
+
+#[derive(Clone, PartialEq, Debug)]
+struct Round {
+    list: String,
+    confirms: bool,
+    tests: BTreeMap<bool, Reading>,
+    addresses: Vec<IpAddr>,
+    left: usize,
+}
+
+#[derive(Clone, PartialEq, Debug)]
+struct Asked {
+    list: List,
+    due: Timestamp,
+    /// A round is under way.
+    busy: bool,
+    good: u32,
+    said: Option<String>,
+    standing: Standing,
+}
+
+/// The machine.
+#[derive(Clone, PartialEq, Debug)]
+pub struct Lists {
+    pace: Pace,
+    asked: BTreeMap<String, Asked>,
+    addresses: BTreeSet<IpAddr>,
+    /// Cycles without a listing, of each address that is on a list.
+    listed: BTreeMap<(String, IpAddr), u32>,
+    confirm: BTreeMap<(String, IpAddr), Timestamp>,
+    rounds: BTreeMap<u64, Round>,
+    last_round: u64,
+    waiting: VecDeque<Query>,
+    under_way: BTreeSet<Query>,
+    /// When the next query may be sent.
+    next: Timestamp,
+    seed: u64,
+}
+
+impl Lists {
+    /// `listed`: what is on which list as far as is known from before. `seed`: so that hosts do not ask in step.
+    #[must_use]
+    pub fn new(
+        lists: Vec<List>,
+        addresses: BTreeSet<IpAddr>,
+        listed: impl IntoIterator<Item = (String, IpAddr)>,
+        pace: Pace,
+        (seed, now): (u64, Timestamp),
+    ) -> Self {
+        let mut machine = Self {
+            pace,
+            asked: BTreeMap::new(),
+            addresses,
+            listed: listed.into_iter().map(|pair| (pair, 0)).collect(),
+            confirm: BTreeMap::new(),
+            rounds: BTreeMap::new(),
+            last_round: 0,
+            waiting: VecDeque::new(),
+            under_way: BTreeSet::new(),
+            next: now,
+            seed,
+        };
+        for list in lists {
+            // Spread over the first minute, or over the interval if that is shorter.
+            let within = machine.pace.interval.min(SignedDuration::from_mins(1));
+            let due = now.checked_add(machine.jitter(within)).unwrap_or(now);
+            let state =
+                Asked { due, busy: false, good: GOOD, said: None, standing: Standing::default(), list };
+            machine.asked.insert(state.list.name.clone(), state);
+        }
+        machine
+    }
+
+    /// From 0 to below this.
+    fn jitter(&mut self, within: SignedDuration) -> SignedDuration {
+        // SplitMix64: spreads; nothing here has to be hard to guess.
+        self.seed = self.seed.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mixed = (self.seed ^ (self.seed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        let mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        let millis = u64::try_from(within.as_millis()).unwrap_or(0).max(1);
+        SignedDuration::from_millis(i64::try_from((mixed ^ (mixed >> 31)) % millis).unwrap_or(0))
+    }
+
+    /// Other addresses to look after.
+    pub fn watch(&mut self, addresses: BTreeSet<IpAddr>) {
+        self.listed.retain(|(_, address), _| addresses.contains(address));
+        self.confirm.retain(|(_, address), _| addresses.contains(address));
+        self.addresses = addresses;
+    }
+
+    /// What is known of each list.
+    pub fn standings(&self) -> impl Iterator<Item = (&str, &Standing)> {
+        self.asked.iter().map(|(name, asked)| (name.as_str(), &asked.standing))
+    }
+
+    /// Queries that are to be made now.
+    pub fn due(&mut self, now: Timestamp) -> Vec<Query> {
+        self.begin_rounds(now);
+        let mut queries = vec![];
+        let between =
+            SignedDuration::from_secs(60) / i32::try_from(self.pace.per_minute.max(1)).unwrap_or(i32::MAX);
+        while self.next <= now && self.under_way.len() < AT_A_TIME {
+            let Some(query) = self.waiting.pop_front() else { break };
+            // Unused budget of up to a second carries over; more would be a burst.
+            let earliest = now.checked_sub(SignedDuration::from_secs(1)).unwrap_or(now);
+            self.next = self.next.max(earliest).checked_add(between).unwrap_or(now);
+            self.under_way.insert(query.clone());
+            queries.push(query);
+        }
+        queries
+    }
+
+    fn begin_rounds(&mut self, now: Timestamp) {
+        let due: Vec<String> = self
+            .asked
+            .iter()
+            .filter(|(_, asked)| asked.due <= now && !asked.busy)
+            .map(|(name, _)| name.clone())
+            .collect();
+        for name in due {
+            let addresses = self.addresses.iter().copied().collect();
+            let jitter = self.jitter(self.pace.interval / 10);
+            if let Some(asked) = self.asked.get_mut(&name) {
+                asked.busy = true;
+                // Earlier by up to a tenth, never later: so long a listing waits at most.
+                asked.due = now.checked_add(self.pace.interval - jitter).unwrap_or(now);
+            }
+            self.begin(&name, addresses, false);
+        }
+        let confirm: Vec<(String, IpAddr)> =
+            self.confirm.iter().filter(|(_, at)| **at <= now).map(|(pair, _)| pair.clone()).collect();
+        for (name, address) in confirm {
+            self.confirm.remove(&(name.clone(), address));
+            self.begin(&name, vec![address], true);
+        }
+    }
+
+    fn begin(&mut self, name: &str, addresses: Vec<IpAddr>, confirms: bool) {
+        let Some(asked) = self.asked.get(name) else { return };
+        let (list, tested) = (asked.list.clone(), asked.list.tested);
+        self.last_round += 1;
+        let number = self.last_round;
+        let addresses: Vec<IpAddr> = addresses.into_iter().filter(|one| list.knows(*one)).collect();
+        let round = Round { list: name.to_owned(), confirms, tests: BTreeMap::new(), addresses, left: 0 };
+        self.rounds.insert(number, round);
+        if !tested {
+            return self.ask_addresses(number);
+        }
+        for listed in [true, false] {
+            let name = test_name(listed, &list.zone);
+            let query = Query {
+                round: number,
+                list: list.name.clone(),
+                what: What::Test(listed),
+                name,
+                reason: false,
+            };
+            // A confirmation does not wait behind a round of a thousand.
+            if confirms { self.waiting.push_front(query) } else { self.waiting.push_back(query) }
+        }
+    }
+
+    fn ask_addresses(&mut self, number: u64) {
+        let Some(round) = self.rounds.get_mut(&number) else { return };
+        let Some(asked) = self.asked.get(&round.list) else { return };
+        round.left = round.addresses.len();
+        for address in &round.addresses {
+            let name = query_name(*address, &asked.list.zone);
+            let (list, what, reason) = (round.list.clone(), What::Address(*address), round.confirms);
+            let query = Query { round: number, list, what, name, reason };
+            if round.confirms { self.waiting.push_front(query) } else { self.waiting.push_back(query) }
+        }
+        if round.left == 0 {
+            self.end(number);
+        }
+    }
+
+    fn end(&mut self, number: u64) {
+        let Some(round) = self.rounds.remove(&number) else { return };
+        if let Some(asked) = self.asked.get_mut(&round.list)
+            && !round.confirms
+        {
+            asked.busy = false;
+        }
+    }
+
+    /// Takes an answer in, and says what it changed.
+    pub fn answered(
+        &mut self,
+        query: &Query,
+        answer: &Answer,
+        reason: Option<String>,
+        now: Timestamp,
+    ) -> Vec<ListEvent> {
+        if !self.under_way.remove(query) {
+            return vec![];
+        }
+        let Some(asked) = self.asked.get_mut(&query.list) else { return vec![] };
+        let reading = asked.list.read(answer);
+        asked.standing.count(&reading);
+        match query.what {
+            What::Test(listed) => self.tested(query.round, listed, reading),
+            What::Address(address) => {
+                let events = self.read(query, address, reading, reason, now);
+                if let Some(round) = self.rounds.get_mut(&query.round) {
+                    round.left -= 1;
+                    if round.left == 0 {
+                        self.end(query.round);
+                    }
+                }
+                events
+            }
+        }
+    }
+
+    fn tested(&mut self, number: u64, listed: bool, reading: Reading) -> Vec<ListEvent> {
+        let Some(round) = self.rounds.get_mut(&number) else { return vec![] };
+        round.tests.insert(listed, reading);
+        let (Some(on), Some(off)) = (round.tests.get(&true), round.tests.get(&false)) else { return vec![] };
+        let (name, wrong) = (round.list.clone(), wrong(on, off));
+        let Some(asked) = self.asked.get_mut(&name) else { return vec![] };
+        if let Some(why) = wrong {
+            self.end(number);
+            return self.set_aside(&name, why);
+        }
+        asked.good = asked.good.saturating_add(1);
+        asked.standing.tested = true;
+        let was_aside = asked.standing.aside.is_some();
+        if was_aside && asked.good < GOOD {
+            self.end(number);
+            return vec![];
+        }
+        asked.standing.aside = None;
+        self.ask_addresses(number);
+        if was_aside { vec![ListEvent::Back { list: name }] } else { vec![] }
+    }
+
+    fn set_aside(&mut self, name: &str, why: String) -> Vec<ListEvent> {
+        let Some(asked) = self.asked.get_mut(name) else { return vec![] };
+        asked.good = 0;
+        let before = asked.standing.aside.replace(why.clone());
+        if before.as_ref() == Some(&why) {
+            return vec![];
+        }
+        vec![ListEvent::SetAside { list: name.to_owned(), why }]
+    }
+
+    fn read(
+        &mut self,
+        query: &Query,
+        address: IpAddr,
+        reading: Reading,
+        reason: Option<String>,
+        now: Timestamp,
+    ) -> Vec<ListEvent> {
+        let pair = (query.list.clone(), address);
+        let Some(asked) = self.asked.get_mut(&query.list) else { return vec![] };
+        match reading {
+            Reading::Unknown(why) => {
+                if asked.said.replace(why.clone()).as_ref() == Some(&why) {
+                    return vec![];
+                }
+                vec![ListEvent::Unknown { list: query.list.clone(), why }]
+            }
+            Reading::Score(score) => {
+                asked.standing.scores.insert(address, score);
+                vec![]
+            }
+            Reading::Clean => {
+                asked.said = None;
+                let Some(clean) = self.listed.get_mut(&pair) else { return vec![] };
+                *clean += 1;
+                if *clean < CLEAN {
+                    return vec![];
+                }
+                self.listed.remove(&pair);
+                vec![ListEvent::Cleared { list: pair.0, address }]
+            }
+            // To be on an allow list is no reason for anything.
+            Reading::Listed { .. } if asked.list.purpose != Purpose::Block => vec![],
+            Reading::Listed { meaning, action } => {
+                if let Some(clean) = self.listed.get_mut(&pair) {
+                    *clean = 0;
+                    return vec![];
+                }
+                if !query.reason {
+                    self.confirm.entry(pair).or_insert_with(|| now.checked_add(CONFIRM).unwrap_or(now));
+                    return vec![];
+                }
+                let (list, address) = pair.clone();
+                self.listed.insert(pair, 0);
+                vec![ListEvent::Listed { list, address, meaning, action, reason }]
+            }
+        }
+    }
+
+    /// When [`Lists::due`] has something to do next, as far as time alone decides.
+    #[must_use]
+    pub fn next_deadline(&self) -> Option<Timestamp> {
+        let rounds = self.asked.values().filter(|asked| !asked.busy).map(|asked| asked.due);
+        let room = self.under_way.len() < AT_A_TIME && !self.waiting.is_empty();
+        rounds.chain(self.confirm.values().copied()).chain(room.then_some(self.next)).min()
+    }
+
+    /// All times are by a clock that was set.
+    pub fn follow_clock(&mut self, by: SignedDuration) {
+        let moved = |at: &mut Timestamp| *at = at.checked_add(by).unwrap_or(*at);
+        self.asked.values_mut().for_each(|asked| moved(&mut asked.due));
+        self.confirm.values_mut().for_each(moved);
+        moved(&mut self.next);
+    }
+}
+
+impl Standing {
+    fn count(&mut self, reading: &Reading) {
+        let word = match reading {
+            Reading::Clean => "clean",
+            Reading::Listed { .. } | Reading::Score(_) => "listed",
+            Reading::Unknown(_) => "unknown",
+        };
+        *self.answers.entry(word).or_default() += 1;
+    }
+}
+
+/// What is wrong with a list, by its test points.
+fn wrong(on: &Reading, off: &Reading) -> Option<String> {
+    match (on, off) {
+        (Reading::Listed { .. } | Reading::Score(_), Reading::Clean) => None,
+        // Where the list says why, that says more than the other.
+        (Reading::Unknown(why), _) | (_, Reading::Unknown(why)) => Some(why.clone()),
+        (Reading::Clean, _) => Some(
+            "it does not list its test point 127.0.0.2: it is gone, or it does not answer this resolver"
+                .to_owned(),
+        ),
+        (_, _) => Some("it lists everything, also its test point 127.0.0.1: it is probably gone".to_owned()),
+    }
+}
