@@ -13,6 +13,7 @@ mod counts;
 mod disturbances;
 mod file;
 mod journal;
+mod lister;
 mod metrics;
 mod probing;
 mod reconcile;
@@ -107,6 +108,9 @@ async fn serve(options: Options) -> Result<()> {
     // Watched before the first look, so that no change falls between.
     watch::spawn(&tasks, &stop, &triggers, &ours)?;
     let (mut outside, door) = outside(&config.config, manager);
+    let (lists, wanted) = tokio_watch::channel(lister::Wanted::default());
+    outside.lists = Some(lists);
+    lister::spawn(&tasks, &stop, wanted, Arc::clone(&shared), triggers.downgrade());
     outside.prober = Some(Prober::new(tasks.clone(), stop.clone(), triggers.downgrade()));
     let text = config.text.clone();
     let mut reconciler = Reconciler::open(
@@ -159,7 +163,7 @@ fn outside(config: &Config, manager: Manager) -> (Outside, api::Door) {
     let access = api::Access::new(config.control.clone());
     let (tell, steering) = tokio_watch::channel(false);
     (
-        Outside { access: access.clone(), steering: tell, manager, prober: None },
+        Outside { access: access.clone(), steering: tell, manager, prober: None, lists: None },
         api::Door { access, steering },
     )
 }
@@ -177,7 +181,7 @@ pub fn boot(options: &Options) -> Result<()> {
             Ok(loaded) => loaded,
             Err(error) => {
                 warn!("{error}");
-                let last = config::last_good(&options.state)
+                let last = config::last_good(&options.state, options.config.as_deref())
                     .await
                     .context("there is no other config to start from")?;
                 warn!(

@@ -6,6 +6,7 @@
 //! that is killed leaves no namespace and no link.
 
 pub mod agent;
+pub mod alertmanager;
 pub mod capture;
 pub mod cgroup;
 pub mod confine;
@@ -20,6 +21,7 @@ pub mod exec;
 pub mod failover;
 pub mod host_state;
 pub mod lab;
+pub mod listserver;
 pub mod load;
 pub mod mta;
 pub mod netns;

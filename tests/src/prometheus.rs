@@ -36,13 +36,21 @@ impl Prometheus {
     /// # Errors
     /// When the package cannot be had, or it does not start: the error holds its log.
     pub fn start(lab: &Lab, target: SocketAddr) -> Result<Self> {
+        Self::start_with(lab, target, "}\n")
+    }
+
+    /// The same; `more` ends the global part of the config, and may add others.
+    ///
+    /// # Errors
+    /// As [`Prometheus::start`].
+    pub fn start_with(lab: &Lab, target: SocketAddr, more: &str) -> Result<Self> {
         let dir = lab.dir().join("prometheus");
         fs::create_dir(&dir)?;
         let config = dir.join("prometheus.yml");
         fs::write(
             &config,
             format!(
-                "global: {{ scrape_interval: 1s, scrape_timeout: 1s }}\nscrape_configs:\n- job_name: mailsteer\n  \
+                "global: {{ scrape_interval: 1s, scrape_timeout: 1s, {more}scrape_configs:\n- job_name: mailsteer\n  \
                  static_configs: [{{ targets: [\"{target}\"] }}]\n"
             ),
         )?;

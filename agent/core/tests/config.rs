@@ -84,6 +84,7 @@ fn view(text: &str) -> HostView {
         users: ids(&[("root", 0), ("postfix", 101)]),
         groups: ids(&[("postfix", 103), ("mail", 8)]),
         host,
+        lists: None,
     }
 }
 

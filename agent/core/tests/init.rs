@@ -2,7 +2,6 @@
 
 #![expect(clippy::unwrap_used, reason = "helpers of tests stop at what should not happen")]
 
-use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr};
 
 use mailsteer_core::config::{Checked, HostView, Mode, Problem, load};
@@ -53,8 +52,8 @@ fn checked(facts: &Facts, text: &str) -> Checked {
     let ids = ["postfix", "Debian-exim", "opensmtpd"].iter().zip(101..);
     let view = HostView {
         users: ids.map(|(name, id)| ((*name).to_owned(), id)).collect(),
-        groups: BTreeMap::new(),
         host: Some(facts.host.clone()),
+        ..HostView::default()
     };
     load("mailsteer.toml", text, &view)
 }

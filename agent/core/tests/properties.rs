@@ -112,6 +112,7 @@ fn config(shape: &Shape) -> Config {
         control: ControlAccess::default(),
         retention: Retention::default(),
         safety: Safety::default(),
+        lists: None,
         uplinks: if two { (0..2).map(uplink).collect() } else { Vec::new() },
         providers: Vec::new(),
         pools,

@@ -14,7 +14,8 @@
 //!
 //! Lines of a step: `link NAME up|down|gone` (`ppp...` is point to point), `address IF ADDR [tentative|dad-failed|gone]`, `route DEST [via GW] IF
 //! [gone]`, `suspend SOURCE [until HH:MM:SS] because WHY`, `resume SOURCE because WHY`, `bypass STREAM until HH:MM:SS
-//! because WHY`, `hold because WHY`, `end hold because WHY`, `table flushed`, `time passes`, `clock set by SPAN`, `explain uid N to ADDR`. Run with `MAILSTEER_BLESS=1` to write what
+//! because WHY`, `hold because WHY`, `end hold because WHY`, `listed ADDR on LIST isolate|warn because WHY`,
+//! `cleared ADDR on LIST`, `list LIST aside because WHY`, `list LIST back`, `table flushed`, `time passes`, `clock set by SPAN`, `explain uid N to ADDR`. Run with `MAILSTEER_BLESS=1` to write what
 //! follows into the files, then read the difference.
 #![expect(clippy::unwrap_used, clippy::panic, reason = "a test fails loudly")]
 #![expect(clippy::disallowed_methods, reason = "scenarios are files; the core itself reads none")]
@@ -30,6 +31,7 @@ use mailsteer_core::model::{
     Address, AddressState, ChoiceMode, Family, Host, Link, Route, SlotTarget, WantedKind,
 };
 use mailsteer_core::plan::{Action, AddressAt, Observed, carried_out, plan};
+use mailsteer_core::signal::lists::{Action as Follows, ListEvent};
 
 #[test]
 fn every_scenario_follows_as_written() {
@@ -112,6 +114,7 @@ struct Stage {
     host: Host,
     observed: Observed,
     shares: BTreeMap<String, String>,
+    lists: Vec<ListEvent>,
 }
 
 impl Stage {
@@ -120,7 +123,7 @@ impl Stage {
         let host = Host { links: vec![lo], ..Host::default() };
         let observed = Observed { unhealed: true, ..Observed::default() };
         let shares = BTreeMap::new();
-        Self { world: None, config: config.to_owned(), host, observed, shares }
+        Self { world: None, config: config.to_owned(), host, observed, shares, lists: Vec::new() }
     }
 
     fn reload(&mut self, now: Timestamp, text: &str) -> String {
@@ -142,6 +145,10 @@ impl Stage {
         let jump = jump.map(|by| Observation::ClockJumped { by: by.parse().unwrap() });
         let mut events: Vec<Event> = jump.into_iter().flat_map(|jump| world.apply(jump, now)).collect();
         events.extend(world.apply(Observation::Host(self.host.clone()), now));
+        let lists = std::mem::take(&mut self.lists);
+        if !lists.is_empty() {
+            events.extend(world.apply(Observation::Lists(lists), now));
+        }
         let mut answers = Vec::new();
         for command in commands {
             match command {
@@ -281,6 +288,20 @@ impl Stage {
                 self.observed.translations.clear();
                 self.observed.addresses = addresses;
             }
+            ["listed", address, "on", list, action, "because", ref why @ ..] => {
+                let action = if action == "isolate" { Follows::Isolate } else { Follows::Warn };
+                let (list, meaning) = (list.to_owned(), why.join(" "));
+                let address = address.parse().unwrap();
+                self.lists.push(ListEvent::Listed { list, address, meaning, action, reason: None });
+            }
+            ["cleared", address, "on", list] => {
+                let (list, address) = (list.to_owned(), address.parse().unwrap());
+                self.lists.push(ListEvent::Cleared { list, address });
+            }
+            ["list", list, "aside", "because", ref why @ ..] => {
+                self.lists.push(ListEvent::SetAside { list: list.to_owned(), why: why.join(" ") });
+            }
+            ["list", list, "back"] => self.lists.push(ListEvent::Back { list: list.to_owned() }),
             ["time", "passes"] | ["clock", "set", "by", _] => {}
             ["suspend", source, "until", until, "because", ref why @ ..] => {
                 let until = Some(time_of_day(until));
@@ -374,7 +395,7 @@ fn explained(explanation: &decide::Explanation) -> String {
 
 fn load(text: &str, host: &Host) -> config::Config {
     let users = BTreeMap::from([("postfix".to_owned(), 101), ("exim".to_owned(), 102)]);
-    let view = HostView { users, groups: BTreeMap::new(), host: Some(host.clone()) };
+    let view = HostView { users, host: Some(host.clone()), ..HostView::default() };
     let checked = config::load("scenario", text, &view);
     let errors: Vec<String> = checked.problems.iter().map(ToString::to_string).collect();
     checked.config.unwrap_or_else(|| panic!("the scenario's config: {errors:?}\n{text}"))

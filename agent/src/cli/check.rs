@@ -9,13 +9,14 @@ use anyhow::{Context, Result, bail};
 use mailsteer_core::config::{self, Checked, Config, HostView, Problem};
 
 use super::commands::put;
-use super::host_view::host_view;
+use super::host_view::{host_view, lists_beside};
 use super::render::Style;
 
 /// Shows every problem of a file; 1 where there are errors.
 pub(super) fn check(file: &Path, away: bool, json: bool, style: Style) -> Result<u8> {
     // Away from its host nothing of this one matters, its users no more than its network.
-    let view = if away { HostView::default() } else { host_view()? };
+    let view =
+        if away { HostView { lists: lists_beside(file), ..HostView::default() } } else { host_view(file)? };
     let found = load(file, &view)?;
     let errors = found.problems.iter().filter(|p| p.is_error()).count();
     if json {
@@ -66,7 +67,7 @@ pub(super) fn problems(problems: &[Problem], style: Style) -> Result<String> {
 
 /// A config that could come into force, and the host as it is.
 pub(super) fn read(file: &Path) -> Result<(Config, HostView)> {
-    let view = host_view()?;
+    let view = host_view(file)?;
     let found = load(file, &view)?;
     match found.config {
         Some(config) if !found.problems.iter().any(Problem::is_error) => Ok((config, view)),

@@ -35,7 +35,7 @@ pub(super) fn doctor(file: Option<&Path>, json: bool, style: Style) -> Result<u8
 
 /// The config, if it can be used, and what is to be said of the file.
 fn of_file(file: &Path) -> Result<(Option<Config>, Vec<Finding>)> {
-    let found = check::load(file, &host_view()?)?;
+    let found = check::load(file, &host_view(file)?)?;
     let errors = found.problems.iter().filter(|problem| problem.is_error()).count();
     let warnings = found.problems.len() - errors;
     let name = file.display();

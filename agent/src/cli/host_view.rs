@@ -24,16 +24,30 @@ pub struct NamesError {
 
 /// Users, groups and the network of this host, for checking a file where it will be used. Reading the network
 /// needs no privileges.
-pub(crate) fn host_view() -> anyhow::Result<HostView> {
+pub(crate) fn host_view(file: &Path) -> anyhow::Result<HostView> {
     use anyhow::Context as _;
     let host = network().context("cannot read this host's network")?;
-    Ok(HostView { host: Some(host), ..users_and_groups()? })
+    Ok(HostView { host: Some(host), lists: lists_beside(file), ..users_and_groups()? })
+}
+
+/// The operator's own table of DNS lists: beside the config. One that is there and cannot be read is no table, and says so.
+pub(crate) fn lists_beside(file: &Path) -> Option<(String, String)> {
+    let table = file.with_file_name("lists.toml");
+    match std::fs::read_to_string(&table) {
+        Ok(text) => Some((table.display().to_string(), text)),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => None,
+        Err(error) => Some((table.display().to_string(), format!("cannot be read: {error}"))),
+    }
 }
 
 /// Users and groups alone: an agent takes what the network lacks as a fact of the moment, not as a mistake in the
 /// file. A name that appears twice keeps its first id, as `getpwnam` does.
 pub(crate) fn users_and_groups() -> Result<HostView, NamesError> {
-    Ok(HostView { users: ids(Path::new("/etc/passwd"))?, groups: ids(Path::new("/etc/group"))?, host: None })
+    Ok(HostView {
+        users: ids(Path::new("/etc/passwd"))?,
+        groups: ids(Path::new("/etc/group"))?,
+        ..HostView::default()
+    })
 }
 
 fn network() -> anyhow::Result<Host> {

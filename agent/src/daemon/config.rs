@@ -3,11 +3,11 @@
 use std::path::{Path, PathBuf};
 
 use jiff::Timestamp;
-use mailsteer_core::config::{self, Config, Problem};
+use mailsteer_core::config::{self, Config, HostView, Problem};
 use thiserror::Error;
 use tracing::warn;
 
-use crate::cli::host_view::{NamesError, users_and_groups};
+use crate::cli::host_view::{NamesError, lists_beside, users_and_groups};
 
 /// Why a config is not in force.
 #[derive(Debug, Error)]
@@ -69,7 +69,7 @@ pub(super) async fn load(path: Option<&Path>) -> Result<Loaded, LoadError> {
         });
     };
     let text = read(path).await?;
-    judge(path, text, loaded_at)
+    judge(path, path, text, loaded_at)
 }
 
 async fn read(path: &Path) -> Result<String, LoadError> {
@@ -77,8 +77,10 @@ async fn read(path: &Path) -> Result<String, LoadError> {
     read.map_err(|source| LoadError::Unreadable { path: path.to_owned(), source })
 }
 
-fn judge(path: &Path, text: String, loaded_at: Timestamp) -> Result<Loaded, LoadError> {
-    let checked = config::load(&path.display().to_string(), &text, &users_and_groups()?);
+/// `beside`: where the operator's own tables are.
+fn judge(path: &Path, beside: &Path, text: String, loaded_at: Timestamp) -> Result<Loaded, LoadError> {
+    let view = HostView { lists: lists_beside(beside), ..users_and_groups()? };
+    let checked = config::load(&path.display().to_string(), &text, &view);
     let (errors, warnings): (Vec<Problem>, Vec<Problem>) =
         checked.problems.into_iter().partition(Problem::is_error);
     match checked.config {
@@ -113,8 +115,8 @@ pub(super) async fn keep(state: &Path, text: &str) {
 }
 
 /// The config that was last in force.
-pub(super) async fn last_good(state: &Path) -> Result<Loaded, LoadError> {
+pub(super) async fn last_good(state: &Path, config: Option<&Path>) -> Result<Loaded, LoadError> {
     let path = last_good_file(state);
     let text = read(&path).await?;
-    judge(&path, text, Timestamp::now())
+    judge(&path, config.unwrap_or(&path), text, Timestamp::now())
 }

@@ -37,6 +37,7 @@ impl MetricsSource for Source {
         samples.streams(&published);
         samples.pools(&published);
         samples.sources(&published);
+        samples.lists(&self.shared, &published);
         samples.connections(&published, &counts);
         samples.0
     }
@@ -91,6 +92,30 @@ impl Samples {
         }
         for ((stream, cause), flips) in &tallies.flips {
             self.count(Metric::Flips, &[stream, cause], *flips);
+        }
+    }
+
+    fn lists(&mut self, shared: &Shared, published: &Published) {
+        let lists = shared.lists();
+        for list in lists.iter() {
+            // Before its first round nothing is known of it.
+            if list.standing.tested || list.standing.aside.is_some() {
+                let up = f64::from(u8::from(list.standing.aside.is_none()));
+                self.add(Metric::ListUp, &[&list.name], up);
+            }
+            for answer in ["clean", "listed", "unknown"] {
+                let count = list.standing.answers.get(answer).copied().unwrap_or_default();
+                self.count(Metric::ListAnswers, &[&list.name, answer], count);
+            }
+        }
+        if lists.is_empty() {
+            return;
+        }
+        let sources: BTreeMap<&str, IpAddr> =
+            published.world.pool_sources().map(|source| (source.name.as_str(), source.public)).collect();
+        for (name, public) in sources {
+            let on = lists.iter().filter(|list| list.listed.contains(&public)).count();
+            self.count(Metric::SourceListed, &[name], u64::try_from(on).unwrap_or(u64::MAX));
         }
     }
 

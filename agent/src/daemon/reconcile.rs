@@ -19,6 +19,7 @@ use mailsteer_core::config::Config;
 use mailsteer_core::decide::{Beliefs, Command, Decision, Observation, OperatorError, World};
 use mailsteer_core::model::{Sign, Signal};
 use mailsteer_core::plan::Action;
+use mailsteer_core::signal::lists::ListEvent;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
 use tracing::{debug, warn};
@@ -26,6 +27,7 @@ use tracing::{debug, warn};
 use super::Options;
 use super::clock::{Jumps, Noted};
 use super::config::{LoadError, Loaded};
+use super::lister::Wanted as ListsWanted;
 use super::probing::Prober;
 use super::shared::Shared;
 use super::systemd::{Asked, Manager, Signals};
@@ -57,6 +59,8 @@ pub(super) enum Trigger {
     Host,
     /// What connections met.
     Traffic(Vec<Signal>),
+    /// What DNS lists said.
+    Lists(Vec<ListEvent>),
     /// Somebody touched our table, or may have.
     Table(TableChange),
     /// The operator said something.
@@ -77,6 +81,8 @@ pub(super) struct Outside {
     pub(super) manager: Manager,
     /// Who makes probes; nobody at boot.
     pub(super) prober: Option<Prober>,
+    /// Who asks DNS lists; nobody at boot.
+    pub(super) lists: Option<watch::Sender<ListsWanted>>,
 }
 
 /// What a trigger asks for.
@@ -284,6 +290,11 @@ impl Reconciler {
         match trigger {
             Trigger::Traffic(signals) => return self.hear(signals),
             Trigger::Host => {}
+            Trigger::Lists(said) => {
+                let now = self.now();
+                let events = self.world.apply(Observation::Lists(said), now);
+                self.tell(&events);
+            }
             Trigger::Table(change) => {
                 debug!(what = %change.what, program = change.program.as_deref(), "the table was touched");
                 self.unread = true;

@@ -4,6 +4,7 @@
 //! connections. Must not: change the world.
 
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::{Duration, Instant};
@@ -11,6 +12,7 @@ use std::time::{Duration, Instant};
 use jiff::{SignedDuration, Timestamp};
 use mailsteer_core::decide::{Decision, Event, EventKind, World};
 use mailsteer_core::plan::Action;
+use mailsteer_core::signal::lists::Standing;
 
 use super::Options;
 use super::counts::Counts;
@@ -64,6 +66,15 @@ pub(super) struct Tallies {
     pub(super) ended: u64,
 }
 
+/// A DNS list as it stands.
+#[derive(Clone, Debug)]
+pub(super) struct ListNow {
+    pub(super) name: String,
+    pub(super) standing: Standing,
+    /// Public addresses that are on it.
+    pub(super) listed: Vec<IpAddr>,
+}
+
 /// Everything that is shared.
 pub(super) struct Shared {
     pub(super) options: Options,
@@ -81,6 +92,7 @@ pub(super) struct Shared {
     tallies: Mutex<Tallies>,
     counts: RwLock<Arc<Counts>>,
     disturbances: Mutex<Disturbances>,
+    lists: Mutex<Arc<Vec<ListNow>>>,
 }
 
 impl Shared {
@@ -102,6 +114,7 @@ impl Shared {
             tallies: Mutex::new(Tallies::default()),
             counts: RwLock::default(),
             disturbances: Mutex::default(),
+            lists: Mutex::default(),
         }
     }
 
@@ -136,6 +149,24 @@ impl Shared {
             self.happened(&Event { at: Timestamp::now(), kind: EventKind::Disturbed { what } });
         }
         *self.counts.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(counts);
+    }
+
+    /// DNS lists that are asked, as they stand.
+    pub(super) fn lists(&self) -> Arc<Vec<ListNow>> {
+        Arc::clone(&self.lists.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    pub(super) fn set_lists(&self, lists: Vec<ListNow>) {
+        *self.lists.lock().unwrap_or_else(PoisonError::into_inner) = Arc::new(lists);
+    }
+
+    /// Lists that nobody looks at, in words.
+    pub(super) fn lists_aside(&self) -> Vec<String> {
+        let aside = |list: &ListNow| {
+            let why = list.standing.aside.as_ref()?;
+            Some(format!("nobody looks whether sources are on {}: {why}", list.name))
+        };
+        self.lists().iter().filter_map(aside).collect()
     }
 
     /// What strangers do now, in words.

@@ -56,6 +56,7 @@ pub(super) fn status(shared: &Shared, published: &Published) -> Status {
             .cloned()
             .chain(shared.state_faults())
             .chain(shared.disturbed())
+            .chain(shared.lists_aside())
             .collect(),
         ..Status::default()
     };

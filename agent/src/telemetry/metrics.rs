@@ -61,17 +61,20 @@ metrics! {
     PendingMoved Counter "mailsteer_pending_moved_total" [] "Connections that nobody had answered yet when their source lost its slots, and that took another source with their next SYN.";
     LiveEnded Counter "mailsteer_live_ended_total" [] "Live connections that were ended because their source lost its slots (on_flip).";
     FlipsWithheld Counter "mailsteer_flips_withheld_total" ["reason"] "Sources that seemed to fail and went on, by the guard rail that held the flip.";
+    ListUp Gauge "mailsteer_list_up" ["list"] "1 while a DNS list passes its tests; 0: it is set aside, and nobody looks whether sources are on it.";
+    ListAnswers Counter "mailsteer_list_answers_total" ["list", "answer"] "Answers of DNS lists, test points included, by what they mean; unknown changes nothing.";
     StreamConnections Counter "mailsteer_stream_connections_total" ["stream", "outcome"] "Connections by stream and what became of them, over all sources.";
     ProviderConnections Counter "mailsteer_provider_connections_total" ["provider", "outcome"] "Connections by who receives and what became of them.";
     SourceState Gauge "mailsteer_source_state" ["source", "state"] "1 for the state that a source is in.";
     SourceInfo Gauge "mailsteer_source_info" ["source", "public", "local", "pool"] "Always 1; the addresses and the pool of a source.";
+    SourceListed Gauge "mailsteer_source_listed" ["source"] "On how many DNS lists a source's public address is. Absent where no list is asked.";
     Connections Counter "mailsteer_connections_total" ["stream", "source", "outcome"] "Connections by stream, source and what became of them.";
 }
 
 impl Metric {
     /// Whether it has series for each source: thousands, of which those at 0 say nothing that the others do not.
     const fn is_detail(self) -> bool {
-        matches!(self, Self::SourceState | Self::SourceInfo | Self::Connections)
+        matches!(self, Self::SourceState | Self::SourceInfo | Self::SourceListed | Self::Connections)
     }
 }
 

@@ -66,8 +66,8 @@ pub(crate) fn run(data: &[u8]) {
     let text = write(&facts);
     let view = HostView {
         users: [("postfix".to_owned(), 101)].into(),
-        groups: Default::default(),
         host: Some(facts.host.clone()),
+        ..HostView::default()
     };
     let checked = load("mailsteer.toml", &text, &view);
     let errors: Vec<&Problem> = checked.problems.iter().filter(|problem| problem.is_error()).collect();

@@ -11,6 +11,7 @@ use super::problem::{Problem, code};
 use super::raw::RawConfig;
 use super::read::FromToml;
 use super::settings::{Config, HostView};
+use crate::signal::lists::ListTable;
 
 /// After a slip the parser guesses; more guesses than these help nobody.
 const MAX_SYNTAX: usize = 5;
@@ -46,6 +47,10 @@ pub fn load(name: &str, text: &str, view: &HostView) -> Checked {
         None => (None, vec!["anything but the syntax"]),
     };
     finish(&mut problems, &file);
+    // A table of its own file: its problems have their places there.
+    if let Some((name, text)) = &view.lists {
+        problems.extend(ListTable::load(name, text).problems);
+    }
     let config = config.filter(|_| !problems.iter().any(Problem::is_error));
     Checked { config, problems, not_checked }
 }

@@ -238,6 +238,10 @@ codes! {
     DESTINATION_EXCLUDED = "destination-excluded",
     STREAMS_SAME_MATCH = "streams-same-match",
     STREAM_UNREACHABLE = "stream-unreachable",
+    LISTS_INVALID = "lists-invalid",
+    UNKNOWN_LIST = "unknown-list",
+    LIST_WITHOUT_KEY = "list-without-key",
+    PUBLIC_RESOLVER = "public-resolver",
     ;
     PATTERN_INVALID = "pattern-invalid",
     RULE_INVALID = "rule-invalid",

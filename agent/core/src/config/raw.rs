@@ -40,6 +40,8 @@ table! {
         state: RawState,
         /// What mailsteer may do because of a belief: what traffic, lists and replies say of an address.
         safety: RawSafety,
+        /// DNS lists (DNSBLs) that every public address is looked up in. Without this table nobody looks.
+        lists: RawLists,
         /// Uplinks by name: interface and gateway by which mail leaves. None: found by the default routes.
         uplink: Keyed<RawUplink>,
         /// Providers by name: who receives. What is believed of a source at one provider leaves the others alone; receivers
@@ -161,6 +163,28 @@ table! {
         /// a day.
         #[schemars(extend("default" = 30))]
         refused_minutes: i64,
+    }
+}
+
+table! {
+    /// DNS lists: which, through whom, how often. What their codes mean stands in a table of its own: a file `lists.toml` beside
+    /// this one takes the place of the table that comes with mailsteer.
+    #[schemars(rename = "Lists")]
+    pub(crate) struct RawLists {
+        /// The resolver that is asked, `"ADDRESS"` or `"ADDRESS:PORT"`. It has to look up names itself: lists do not answer public
+        /// resolvers, nor those that forward to them.
+        #[schemars(required)]
+        resolver: String,
+        /// The lists to ask, by their names in the table; without it, those that the table marks as default.
+        names: Many<String>,
+        /// Minutes from one round of a list to the next. A listing is found within this and 35 s.
+        #[schemars(extend("default" = 10))]
+        interval_minutes: i64,
+        /// Queries a minute at most; where that is too few, rounds take longer.
+        #[schemars(extend("default" = 600))]
+        queries_per_minute: i64,
+        /// By list, the file that holds the subscriber's key (Spamhaus DQS).
+        keys: Keyed<At<String>>,
     }
 }
 

@@ -8,6 +8,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::model::LaneMatch;
+use crate::signal::lists::{List, Pace};
 
 /// A config that passed every check.
 #[derive(Clone, PartialEq, Debug)]
@@ -32,6 +33,8 @@ pub struct Config {
     pub retention: Retention,
     /// What a belief may do.
     pub safety: Safety,
+    /// DNS lists that are asked; `None`: none.
+    pub lists: Option<ListSettings>,
     /// Uplinks as configured; empty: found by the default routes.
     pub uplinks: Vec<Uplink>,
     /// Providers in file order; what no one has is [`OTHER`].
@@ -305,6 +308,19 @@ pub struct Provider {
     pub networks: Vec<IpNet>,
 }
 
+/// Which DNS lists are asked, and how.
+#[derive(Clone, PartialEq, Debug)]
+pub struct ListSettings {
+    /// Who is asked.
+    pub resolver: SocketAddr,
+    /// The lists, keys not yet in place.
+    pub lists: Vec<List>,
+    /// How often.
+    pub pace: Pace,
+    /// Where the key of a list is.
+    pub keys: BTreeMap<String, String>,
+}
+
 /// An uplink.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Uplink {
@@ -327,6 +343,8 @@ pub struct HostView {
     pub groups: BTreeMap<String, u32>,
     /// The network; `None` where a file is checked away from its host.
     pub host: Option<crate::model::Host>,
+    /// Name and text of the operator's own table of DNS lists.
+    pub lists: Option<(String, String)>,
 }
 
 impl Config {
@@ -344,6 +362,7 @@ impl Config {
             control: ControlAccess::default(),
             retention: Retention::default(),
             safety: Safety::default(),
+            lists: None,
             uplinks: vec![],
             providers: vec![],
             pools: BTreeMap::new(),

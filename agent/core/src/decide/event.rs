@@ -11,6 +11,7 @@ use ipnet::IpNet;
 use super::Reason;
 use super::traffic::{EVERYWHERE, Evidence, Failure, State, Withheld};
 use crate::model::Family;
+use crate::signal::lists::Action;
 
 /// Something that happened.
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
@@ -143,6 +144,47 @@ pub enum EventKind {
         /// Why nothing is done.
         why: Withheld,
     },
+    /// A public address is on a DNS list: two answers said so.
+    Listed {
+        /// The source's name.
+        source: String,
+        /// Its public address.
+        address: IpAddr,
+        /// The list.
+        list: String,
+        /// What its codes mean, and the list's own words.
+        meaning: String,
+        /// What follows.
+        action: Action,
+    },
+    /// It is on that list no more.
+    Delisted {
+        /// The source's name.
+        source: String,
+        /// Its public address.
+        address: IpAddr,
+        /// The list.
+        list: String,
+    },
+    /// A DNS list does not pass its tests.
+    ListSetAside {
+        /// The list.
+        list: String,
+        /// Why.
+        why: String,
+    },
+    /// It passes them again.
+    ListBack {
+        /// The list.
+        list: String,
+    },
+    /// A DNS list gives answers that say nothing.
+    ListUnknown {
+        /// The list.
+        list: String,
+        /// What it answers.
+        why: String,
+    },
     /// Several sources of one network were isolated at a provider within an hour: so is all of it, and its mail is refused.
     NetworkIsolated {
         /// The /24 or /48.
@@ -237,6 +279,11 @@ impl EventKind {
             Self::Verdict { .. } => "verdict",
             Self::FlipWithheld { .. } => "flip-withheld",
             Self::NetworkIsolated { .. } => "network-isolated",
+            Self::Listed { .. } => "listed",
+            Self::Delisted { .. } => "delisted",
+            Self::ListSetAside { .. } => "list-set-aside",
+            Self::ListBack { .. } => "list-back",
+            Self::ListUnknown { .. } => "list-unknown",
             Self::CarriedOver { .. } => "carried-over",
             Self::Exhausted { .. } => "exhausted",
             Self::TableRepaired { .. } => "table-repaired",
@@ -261,6 +308,8 @@ impl EventKind {
             | Self::Suspended { source, .. }
             | Self::Verdict { source, .. }
             | Self::FlipWithheld { source, .. }
+            | Self::Listed { source, .. }
+            | Self::Delisted { source, .. }
             | Self::Resumed { source, .. } => source,
             Self::BypassStarted { stream, .. }
             | Self::BypassEnded { stream, .. }
@@ -268,6 +317,9 @@ impl EventKind {
             | Self::Exhausted { stream, .. } => stream,
             Self::HoldStarted { .. } | Self::HoldEnded { .. } => "hold",
             Self::NetworkIsolated { provider, .. } => provider,
+            Self::ListSetAside { list, .. } | Self::ListBack { list } | Self::ListUnknown { list, .. } => {
+                list
+            }
             Self::CarriedOver { .. } => "connections",
             Self::TableRepaired { .. } => "table",
             Self::GuardFirstAgain { interface } => interface,
@@ -309,6 +361,11 @@ impl fmt::Display for EventKind {
                 reason.as_ref().map_or(Ok(()), |reason| write!(f, " ({reason})"))
             }
             Self::Verdict { .. } | Self::FlipWithheld { .. } | Self::NetworkIsolated { .. } => self.belief(f),
+            Self::Listed { .. }
+            | Self::Delisted { .. }
+            | Self::ListSetAside { .. }
+            | Self::ListBack { .. }
+            | Self::ListUnknown { .. } => self.list(f),
             Self::CarriedOver { moved, ended } => {
                 write!(
                     f,
@@ -383,10 +440,36 @@ impl EventKind {
     }
 }
 
+impl EventKind {
+    /// What a DNS list said, in words.
+    fn list(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Listed { source, address, list, meaning, action } => {
+                let then = if *action == Action::Isolate { "" } else { "; nothing is done for that" };
+                write!(f, "{source} ({address}) is on {list}: {meaning}{then}")
+            }
+            Self::Delisted { source, address, list } => {
+                write!(f, "{source} ({address}) is on {list} no more")
+            }
+            Self::ListSetAside { list, why } => {
+                write!(f, "nobody looks whether sources are on {list}: it does not pass its tests: {why}")
+            }
+            Self::ListBack { list } => write!(f, "{list} passes its tests again, and is asked"),
+            Self::ListUnknown { list, why } => {
+                write!(f, "{list} gives an answer that says nothing, and nothing is done: {why}")
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
 fn verdict(f: &mut fmt::Formatter<'_>, to: &State) -> fmt::Result {
     match to {
         State::Healthy => Ok(()),
         State::Suspect { cause } => write!(f, " ({cause})"),
+        State::Isolated { cause: cause @ Failure::Listed { .. }, .. } => {
+            write!(f, " until it is on no list: {cause}")
+        }
         State::Isolated { cause, until } => write!(f, " until {until:.0} at least: {cause}"),
         State::Probation { .. } => {
             write!(

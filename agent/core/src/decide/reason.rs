@@ -91,9 +91,10 @@ impl fmt::Display for Reason {
             Self::Spare => f.write_str("a spare, and enough primary sources are eligible"),
             Self::Flapping { until } => write!(f, "lost and back several times: held until {until:.0}"),
             Self::Isolated { provider, cause, until } => {
-                let at = if provider == EVERYWHERE { "everywhere" } else { provider };
+                let at = if provider == EVERYWHERE { "every provider" } else { provider };
                 write!(f, "isolated at {at}: {cause}")?;
                 match until {
+                    _ if matches!(cause, Failure::Listed { .. }) => f.write_str("; until it is on no list"),
                     Some(until) => write!(f, "; until {until:.0} at least"),
                     None => f.write_str("; probes are to tell whether it may come back"),
                 }

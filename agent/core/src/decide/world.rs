@@ -16,6 +16,7 @@ use super::{
 };
 use crate::config::{Config, Ebpf, PoolSource};
 use crate::model::{Host, LaneId, Signal, SourceId, UplinkId};
+use crate::signal::lists::ListEvent;
 
 /// How long connections of a pool wait for an address that is on its way, before they are refused: duplicate address
 /// detection takes 1 to 2 s (RFC 4862 section 5.4), and a SYN sent again by 7 s still finds a patient client.
@@ -51,6 +52,8 @@ pub enum Observation {
         /// At which provider.
         provider: String,
     },
+    /// What DNS lists said of public addresses.
+    Lists(Vec<ListEvent>),
     /// Time has passed.
     Tick,
 }
@@ -119,6 +122,7 @@ impl World {
             Observation::ClockJumped { by } => kinds.push(EventKind::ClockJumped { by }),
             Observation::NoGuard => self.guard = false,
             Observation::Probing { source, provider } => self.traffic.probing(source, &provider, now),
+            Observation::Lists(said) => kinds.extend(self.traffic.lists_say(&said, &self.config, now)),
             Observation::Tick | Observation::Traffic(_) => {}
         }
         self.settle(now, &mut kinds);

@@ -338,6 +338,7 @@ impl Spec {
             metrics: None,
             control: ControlAccess::default(),
             retention: Retention::default(),
+            lists: None,
             safety: self.safety,
             uplinks: if self.uplinks > 1 { (0..self.uplinks).map(uplink).collect() } else { Vec::new() },
             providers: (0..self.providers).map(provider).collect(),

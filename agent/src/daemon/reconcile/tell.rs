@@ -6,6 +6,7 @@ use jiff::Timestamp;
 use mailsteer_core::decide::{self, Decision, Event, EventKind};
 use mailsteer_core::plan::Action;
 
+use super::super::lister::Wanted as ListsWanted;
 use super::super::shared::Published;
 use super::super::signals::Known;
 use super::super::status;
@@ -75,6 +76,16 @@ impl Reconciler {
     }
 
     pub(super) fn publish(&mut self) {
+        if let Some(lists) = &self.outside.lists {
+            let wanted = ListsWanted::of(&self.world);
+            lists.send_if_modified(|last| {
+                let differs = last.differs(&wanted);
+                if differs {
+                    *last = wanted;
+                }
+                differs
+            });
+        }
         let desired = &self.decision.desired;
         let attached = self.executor.attached();
         let ways = desired.uplinks.iter().filter_map(|uplink| uplink.ifindex);

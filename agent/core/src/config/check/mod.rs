@@ -8,6 +8,7 @@ mod control;
 mod general;
 mod host;
 mod identity;
+mod lists;
 mod matches;
 mod names;
 mod overlap;
@@ -64,6 +65,7 @@ pub(super) fn check(
     let control = control::access(raw, view, problems);
     let retention = general::retention(raw, problems);
     let safety = safety::safety(raw, problems);
+    let lists = lists::lists(raw, view, problems);
     let ebpf = ebpf(raw);
     if ebpf == Ebpf::Off {
         cgroups_take_ebpf(raw, problems);
@@ -84,6 +86,7 @@ pub(super) fn check(
         control,
         retention,
         safety,
+        lists,
         providers,
         uplinks: uplinks.into_iter().map(|one| one.uplink).collect(),
         pools: pools.into_iter().map(finished).collect(),

@@ -76,6 +76,13 @@ pub enum Failure {
         /// How its text begins.
         text: String,
     },
+    /// It is on a DNS list.
+    Listed {
+        /// The list.
+        list: String,
+        /// What its codes mean, and the list's own words if it has any.
+        meaning: String,
+    },
     /// A probe from it came to nothing.
     Probe {
         /// What it met.
@@ -105,6 +112,7 @@ impl Failure {
             Self::Unreachable => "unreachable",
             Self::Reset => "reset",
             Self::Greeted { .. } => "greeting",
+            Self::Listed { .. } => "listed",
             Self::Probe { .. } => "probe",
         }
     }
@@ -117,6 +125,7 @@ impl std::fmt::Display for Failure {
             Self::Refused => f.write_str("its connections are refused"),
             Self::Unreachable => f.write_str("routers say that receivers cannot be reached from it"),
             Self::Reset => f.write_str("its connections are reset before any greeting"),
+            Self::Listed { list, meaning } => write!(f, "it is on {list} ({meaning})"),
             Self::Probe { why } => write!(f, "probes from it come to nothing: {why}"),
             Self::Greeted { code, text } => write!(f, "receivers greet it with \"{code} {text}\""),
         }

@@ -5,6 +5,7 @@
 //! of its share that each source may hold.
 
 mod evidence;
+mod listed;
 mod probes;
 mod rails;
 mod recent;
@@ -27,6 +28,7 @@ pub(in crate::decide) use rails::network;
 use super::EventKind;
 use crate::config::Config;
 use crate::model::{Sign, Signal};
+use listed::Listed;
 use probes::Probes;
 use recent::{Pair, Recent};
 use verdict::WHOLE;
@@ -54,6 +56,7 @@ pub(super) struct Traffic {
     /// Beliefs that are not acted on, each said once.
     withheld: BTreeMap<Pair, Withheld>,
     probes: Probes,
+    listed: Listed,
 }
 
 impl Traffic {
@@ -108,7 +111,7 @@ impl Traffic {
                     let failed = self.probes.went_badly(pair, (signal.at, signal.destination, failure));
                     if Probes::are_enough(failed) {
                         let evidence = self.recent.evidence(pair, config.safety.failures, now);
-                        self.isolate(pair, cause, evidence, config, now, events);
+                        self.isolate(pair, cause, Some(evidence), config, now, events);
                     }
                 }
                 _ => {}
@@ -193,7 +196,7 @@ impl Traffic {
                 return self.withhold(pair, cause, why, config, now, events);
             }
         }
-        self.isolate(pair, cause, evidence, config, now, events);
+        self.isolate(pair, cause, Some(evidence), config, now, events);
         self.isolate_network(pair, config, now, events);
     }
 
@@ -218,7 +221,7 @@ impl Traffic {
         &mut self,
         pair: &Pair,
         cause: Failure,
-        evidence: Evidence,
+        evidence: Option<Evidence>,
         config: &Config,
         now: Timestamp,
         events: &mut Vec<EventKind>,
@@ -234,7 +237,7 @@ impl Traffic {
         self.withheld.remove(pair);
         self.recent.forget(pair);
         self.probes.forget(pair);
-        events.push(changed(config, pair, from, state, Some(evidence)));
+        events.push(changed(config, pair, from, state, evidence));
     }
 
     /// What time alone changes.
@@ -245,6 +248,7 @@ impl Traffic {
             config.pools.values().flat_map(|pool| &pool.sources).map(|one| one.local).collect();
         self.recent.retain(|source| known.contains(&source));
         self.probes.know(|source| known.contains(&source), known.iter().copied(), now);
+        self.look_at_listed(config, now, &mut events);
         let due: Vec<Pair> = self.verdicts.keys().cloned().collect();
         for pair in due {
             if !known.contains(&pair.0) {
@@ -283,6 +287,7 @@ impl Traffic {
         if !isolated.is_empty() {
             self.rails.forgive(source);
         }
+        self.listed.forget(source);
         for pair in &isolated {
             self.verdicts.remove(pair);
             self.recent.forget(pair);
@@ -364,7 +369,7 @@ impl Traffic {
             State::Suspect { .. } => verdict.since.checked_add(DOUBT).ok(),
             _ => verdict.next_deadline(),
         });
-        verdicts.chain(self.rails.next_deadline()).min()
+        verdicts.chain(self.rails.next_deadline()).chain(self.next_listed()).min()
     }
 
     pub(super) fn follow_clock(&mut self, by: SignedDuration) {
@@ -385,6 +390,7 @@ impl Traffic {
 
     pub(super) fn restore(&mut self, beliefs: Beliefs) {
         let entry = |(source, provider, verdict)| ((source, provider), verdict);
+        self.listed = Listed::restored(&beliefs.verdicts);
         self.verdicts = beliefs.verdicts.into_iter().map(entry).collect();
         self.rails = beliefs.rails;
     }

@@ -52,9 +52,7 @@ impl Withheld {
 impl std::fmt::Display for Withheld {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str(match self {
-            Self::Brake => {
-                "the brake holds: too much of its pool would fall within ten minutes by what did not come back"
-            }
+            Self::Brake => "the brake holds: too much of its pool would fall within ten minutes",
             Self::Budget => "the stream's flips of this day are used up",
         })
     }
@@ -287,6 +285,11 @@ impl Rails {
         self.taken.retain(|(at, ..)| within(*at, BRAKE));
         self.fallen.retain(|(at, ..)| within(*at, TOGETHER));
         self.stopped.retain(|_, until| *until > now);
+    }
+
+    /// When the brake forgets the first of those that it counts.
+    pub(super) fn brake_looks_back_until(&self) -> Option<Timestamp> {
+        self.taken.iter().filter_map(|(at, ..)| at.checked_add(BRAKE).ok()).min()
     }
 
     /// When time alone changes what is served.

@@ -248,6 +248,9 @@ impl std::fmt::Display for Told<'_> {
         match &self.verdict.state {
             State::Healthy => Ok(()),
             State::Suspect { cause } => write!(f, "suspect at {at}: {cause}"),
+            State::Isolated { cause: cause @ Failure::Listed { .. }, .. } => {
+                write!(f, "isolated at {at} until it is on no list: {cause}")
+            }
             State::Isolated { cause, until } => {
                 write!(f, "isolated at {at} until {until:.0} at least: {cause}")
             }

@@ -23,6 +23,8 @@ const CONFIRM: SignedDuration = SignedDuration::from_secs(30);
 const CLEAN: u32 = 3;
 /// Rounds in which a list that was set aside has to pass its tests before it is believed again.
 const GOOD: u32 = 2;
+/// First rounds are spread over this, so that hosts which start together do not ask together.
+const BEGIN: SignedDuration = SignedDuration::from_secs(5);
 /// Queries that are under way at a time.
 const AT_A_TIME: usize = 32;
 
@@ -178,9 +180,7 @@ impl Lists {
             seed,
         };
         for list in lists {
-            // Spread over the first minute, or over the interval if that is shorter.
-            let within = machine.pace.interval.min(SignedDuration::from_mins(1));
-            let due = now.checked_add(machine.jitter(within)).unwrap_or(now);
+            let due = now.checked_add(machine.jitter(BEGIN)).unwrap_or(now);
             let state =
                 Asked { due, busy: false, good: GOOD, said: None, standing: Standing::default(), list };
             machine.asked.insert(state.list.name.clone(), state);
@@ -208,6 +208,11 @@ impl Lists {
     /// What is known of each list.
     pub fn standings(&self) -> impl Iterator<Item = (&str, &Standing)> {
         self.asked.iter().map(|(name, asked)| (name.as_str(), &asked.standing))
+    }
+
+    /// Which addresses are on which list.
+    pub fn listed(&self) -> impl Iterator<Item = (&str, IpAddr)> {
+        self.listed.keys().map(|(list, address)| (list.as_str(), *address))
     }
 
     /// Queries that are to be made now.

@@ -178,20 +178,19 @@ impl ListTable {
         ListsChecked { table: good.then_some(Self { lists }), problems }
     }
 
-    /// The lists to ask: those that are named, or the default ones.
+    /// The lists that are asked where the config names none.
+    #[must_use]
+    pub fn defaults(&self) -> Vec<List> {
+        self.lists.iter().filter(|list| list.default).cloned().collect()
+    }
+
+    /// A list by its name.
     ///
     /// # Errors
-    /// A name that is in no table, with what was probably meant.
-    pub fn choose(&self, named: Option<&[String]>) -> Result<Vec<List>, (String, String)> {
-        let Some(named) = named else {
-            return Ok(self.lists.iter().filter(|list| list.default).cloned().collect());
-        };
+    /// That there is none, with what was probably meant.
+    pub fn find(&self, name: &str) -> Result<&List, String> {
         let known: Vec<&str> = self.lists.iter().map(|list| list.name.as_str()).collect();
-        let find = |name: &String| {
-            let found = self.lists.iter().find(|list| list.name == *name).cloned();
-            found.ok_or_else(|| (name.clone(), suggest(name, &known, "The lists of the table")))
-        };
-        named.iter().map(find).collect()
+        self.lists.iter().find(|list| list.name == name).ok_or_else(|| suggest(name, &known, "The lists"))
     }
 
     /// Names of lists that nobody looked at for more than a year.

@@ -1,0 +1,102 @@
+//! DNS, asked of one resolver that the operator named.
+//!
+//! Owns: the query, and which failure is which. Must not: keep answers (a list that takes an address off has to be heard at
+//! once, and the resolver keeps them as long as it may), or know what is asked for.
+
+use std::net::{IpAddr, SocketAddr};
+use std::time::Duration;
+
+use hickory_resolver::TokioResolver;
+use hickory_resolver::config::{ConnectionConfig, NameServerConfig, ResolverConfig};
+use hickory_resolver::net::runtime::TokioRuntimeProvider;
+use hickory_resolver::net::{DnsError, NetError};
+use hickory_resolver::proto::op::ResponseCode;
+use hickory_resolver::proto::rr::{Name, RData, RecordType};
+use mailsteer_core::signal::lists::Answer;
+
+/// How long one try may take; a resolver that has to look everything up takes a second or two.
+const PATIENCE: Duration = Duration::from_secs(5);
+/// Tries.
+const TRIES: usize = 2;
+/// A list's words are cut: they are shown to people.
+const WORDS: usize = 300;
+
+/// A resolver cannot be used.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot ask the resolver {server}: {source}")]
+pub struct ResolverError {
+    server: SocketAddr,
+    source: NetError,
+}
+
+/// Asks one resolver.
+#[derive(Clone)]
+pub struct Resolver(TokioResolver);
+
+impl Resolver {
+    /// Sends nothing yet.
+    ///
+    /// # Errors
+    /// Where the library cannot be set up.
+    pub fn at(server: SocketAddr) -> Result<Self, ResolverError> {
+        let mut connections = [ConnectionConfig::udp(), ConnectionConfig::tcp()];
+        connections.iter_mut().for_each(|one| one.port = server.port());
+        let named = NameServerConfig::new(server.ip(), true, connections.into());
+        let config = ResolverConfig::from_name_servers(vec![named]);
+        let mut builder = TokioResolver::builder_with_config(config, TokioRuntimeProvider::default());
+        let options = builder.options_mut();
+        options.timeout = PATIENCE;
+        options.attempts = TRIES;
+        options.cache_size = 0;
+        options.try_tcp_on_error = true;
+        builder.build().map(Self).map_err(|source| ResolverError { server, source })
+    }
+
+    /// The IPv4 addresses of a name.
+    pub async fn addresses(&self, name: &str) -> Answer {
+        let name = match absolute(name) {
+            Ok(name) => name,
+            Err(why) => return Answer::Failed(why),
+        };
+        match self.0.lookup(name, RecordType::A).await {
+            Ok(found) => {
+                let addresses = found.answers().iter().filter_map(|record| match &record.data {
+                    RData::A(address) => Some(IpAddr::V4(address.0)),
+                    _ => None,
+                });
+                Answer::Addresses(addresses.collect())
+            }
+            Err(error) => failure(&error),
+        }
+    }
+
+    /// The first text of a name, as it may be shown.
+    pub async fn words(&self, name: &str) -> Option<String> {
+        let found = self.0.lookup(absolute(name).ok()?, RecordType::TXT).await.ok()?;
+        let text = found.answers().iter().find_map(|record| match &record.data {
+            RData::TXT(text) => Some(text.txt_data.concat()),
+            _ => None,
+        })?;
+        let text = String::from_utf8_lossy(&text);
+        Some(text.chars().filter(|c| !c.is_control()).take(WORDS).collect())
+    }
+}
+
+/// No search list is tried: what a list does not have is not to be found in somebody's domain.
+fn absolute(name: &str) -> Result<Name, String> {
+    let mut name = Name::from_ascii(name).map_err(|error| format!("`{name}` is no name: {error}"))?;
+    name.set_fqdn(true);
+    Ok(name)
+}
+
+fn failure(error: &NetError) -> Answer {
+    match error {
+        NetError::Dns(DnsError::NoRecordsFound(none)) => match none.response_code {
+            ResponseCode::NXDomain | ResponseCode::NoError => Answer::NoSuchName,
+            code => Answer::Failed(code.to_string()),
+        },
+        NetError::Dns(DnsError::ResponseCode(code)) => Answer::Failed(code.to_string()),
+        NetError::Timeout => Answer::Failed(format!("nothing within {} s", PATIENCE.as_secs())),
+        other => Answer::Failed(other.to_string()),
+    }
+}
