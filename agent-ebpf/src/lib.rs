@@ -49,6 +49,8 @@ pub enum Refusal {
     Surge = 0xffb,
     /// The stream is stopped at this provider.
     Stopped = 0xffa,
+    /// Too much of what the stream sent from this share's source comes back.
+    Fuse = 0xff9,
 }
 
 /// One entry of the `SOURCES` array, indexed by source id: which address a mark with that id must leave from.

@@ -8,8 +8,8 @@ use std::net::IpAddr;
 use ipnet::IpNet;
 use jiff::Timestamp;
 use mailsteer_core::config::{
-    Balance, Config, ControlAccess, Ebpf, Ipv6, Mode, OnExhausted, OnFlip, OnRelapse, OwnTable, Plumbing,
-    Pool, PoolSource, Retention, Safety, Stream, Tier, Uplink,
+    Balance, Config, ControlAccess, Ebpf, Fuse, Ipv6, Mode, OnExhausted, OnFlip, OnRelapse, OwnTable,
+    Plumbing, Pool, PoolSource, Retention, Safety, Stream, Tier, Uplink,
 };
 use mailsteer_core::decide::{Command, Observation, World, desired};
 use mailsteer_core::model::{
@@ -113,6 +113,7 @@ fn config(shape: &Shape) -> Config {
         retention: Retention::default(),
         safety: Safety::default(),
         lists: None,
+        fuse: Fuse::default(),
         uplinks: if two { (0..2).map(uplink).collect() } else { Vec::new() },
         providers: Vec::new(),
         pools,

@@ -44,6 +44,7 @@ pub(crate) const fn refusal(reason: RefuseReason) -> u16 {
         RefuseReason::NoIpv6Source => Refusal::NoIpv6Source as u16,
         RefuseReason::Surge => Refusal::Surge as u16,
         RefuseReason::Stopped => Refusal::Stopped as u16,
+        RefuseReason::Fuse => Refusal::Fuse as u16,
     }
 }
 

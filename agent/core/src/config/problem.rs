@@ -238,6 +238,7 @@ codes! {
     DESTINATION_EXCLUDED = "destination-excluded",
     STREAMS_SAME_MATCH = "streams-same-match",
     STREAM_UNREACHABLE = "stream-unreachable",
+    FUSE_INVALID = "fuse-invalid",
     LISTS_INVALID = "lists-invalid",
     UNKNOWN_LIST = "unknown-list",
     LIST_WITHOUT_KEY = "list-without-key",

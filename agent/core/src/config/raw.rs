@@ -40,6 +40,8 @@ table! {
         state: RawState,
         /// What mailsteer may do because of a belief: what traffic, lists and replies say of an address.
         safety: RawSafety,
+        /// When a stream's mail from a source is stopped, because too much of it comes back.
+        fuse: RawFuse,
         /// DNS lists (DNSBLs) that every public address is looked up in. Without this table nobody looks.
         lists: RawLists,
         /// Uplinks by name: interface and gateway by which mail leaves. None: found by the default routes.
@@ -163,6 +165,29 @@ table! {
         /// a day.
         #[schemars(extend("default" = 30))]
         refused_minutes: i64,
+    }
+}
+
+table! {
+    /// The fuse: where too much of a stream's mail from a source comes back, that share is refused, and not moved to its siblings,
+    /// until `mailsteer resume SOURCE`.
+    #[schemars(rename = "Fuse")]
+    pub(crate) struct RawFuse {
+        /// Share of permanent failures (user unknown and the like) from which on it blows.
+        #[schemars(extend("default" = 0.05))]
+        bounces: f64,
+        /// Share of replies that refuse the address itself.
+        #[schemars(extend("default" = 0.1))]
+        blocks: f64,
+        /// Share of complaints; they come by `mailsteer report-outcome --complaint`.
+        #[schemars(extend("default" = 0.003))]
+        complaints: f64,
+        /// Attempts below which nothing is done: a few say nothing. As many failures as would blow it are said.
+        #[schemars(extend("default" = 200))]
+        attempts: i64,
+        /// How far back is looked, in hours.
+        #[schemars(extend("default" = 24))]
+        window_hours: i64,
     }
 }
 

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
 
 use ipnet::IpNet;
+use jiff::SignedDuration;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -33,6 +34,8 @@ pub struct Config {
     pub retention: Retention,
     /// What a belief may do.
     pub safety: Safety,
+    /// When too much of a stream's mail comes back.
+    pub fuse: Fuse,
     /// DNS lists that are asked; `None`: none.
     pub lists: Option<ListSettings>,
     /// Uplinks as configured; empty: found by the default routes.
@@ -308,6 +311,30 @@ pub struct Provider {
     pub networks: Vec<IpNet>,
 }
 
+/// When a stream's mail from a source is stopped, because too much of it comes back. Shares in millionths.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Fuse {
+    /// Permanent failures that are not about the address.
+    pub bounces: u32,
+    /// Replies that refuse the address.
+    pub blocks: u32,
+    /// Complaints.
+    pub complaints: u32,
+    /// Attempts below which nothing is done.
+    pub attempts: u64,
+    /// How far back is looked.
+    pub window: SignedDuration,
+}
+
+impl Default for Fuse {
+    fn default() -> Self {
+        // 5 % is the mission's; 0.3 % is where Gmail's and Yahoo's rules for bulk senders end (2024-02); blocks as Momentum's
+        // sweep suspends (10 % an hour).
+        let window = SignedDuration::from_hours(24);
+        Self { bounces: 50_000, blocks: 100_000, complaints: 3_000, attempts: 200, window }
+    }
+}
+
 /// Which DNS lists are asked, and how.
 #[derive(Clone, PartialEq, Debug)]
 pub struct ListSettings {
@@ -362,6 +389,7 @@ impl Config {
             control: ControlAccess::default(),
             retention: Retention::default(),
             safety: Safety::default(),
+            fuse: Fuse::default(),
             lists: None,
             uplinks: vec![],
             providers: vec![],

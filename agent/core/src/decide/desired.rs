@@ -167,7 +167,8 @@ fn lane(place: &Place<'_>, stream: &Stream, shared: &mut Shared, choices: &mut V
     let id = world.ids.lane(&stream.name, provider)?;
     let pool = world.config.pools.get(&stream.pool)?;
     let rails = world.traffic.rails();
-    let special = rails.is_special(&stream.name, provider).then(|| stream.name.clone());
+    let special = rails.is_special(&stream.name, provider) || world.fuses.any(&stream.name);
+    let special = special.then(|| stream.name.clone());
     // Where nothing is believed of any source, providers do not differ.
     let believed = world.traffic.knows(provider).then(|| provider.to_owned());
     let stopped = world.hold().is_none() && rails.is_stopped(&stream.name, provider);
@@ -259,6 +260,7 @@ fn share(place: &Place<'_>, pool: &Pool, stream: &str, family: Family) -> Share 
     let holders = slots::share_out(count, &members, world.config.safety.surge);
     let target = |holder: &Holder| match *holder {
         Holder::Nobody => Some(SlotTarget::Refuse(RefuseReason::Surge)),
+        Holder::Fused => Some(SlotTarget::Refuse(RefuseReason::Fuse)),
         Holder::Member(index) => match &standings[index] {
             Ok(uplink) => Some(SlotTarget::Source(world.ids.source(sources[index].local)?, *uplink)),
             // On hold: the share stays its own, and waits or is refused with it.
@@ -267,7 +269,7 @@ fn share(place: &Place<'_>, pool: &Pool, stream: &str, family: Family) -> Share 
         },
     };
     let targets = holders.as_ref().and_then(|held| held.iter().map(target).collect());
-    let standings = believed(place, &sources, standings);
+    let standings = believed(place, stream, &sources, standings);
     Share {
         targets,
         count,
@@ -285,8 +287,11 @@ fn members(
     sources: &[&PoolSource],
     standings: &[Result<UplinkId, Reason>],
 ) -> (Vec<Member>, bool) {
-    let portions: Vec<u16> =
-        sources.iter().zip(standings).map(|(source, standing)| portion(place, source, standing)).collect();
+    let portions: Vec<u16> = sources
+        .iter()
+        .zip(standings)
+        .map(|(source, standing)| portion(place, stream, source, standing))
+        .collect();
     let whole = |tier: Tier| {
         let all = sources.iter().zip(&portions);
         all.filter(|(source, portion)| source.tier == tier && source.weight > 0 && **portion == 1000).count()
@@ -305,13 +310,15 @@ fn members(
 }
 
 /// How much of its own share a source may hold, in thousandths.
-fn portion(place: &Place<'_>, source: &PoolSource, standing: &Result<UplinkId, Reason>) -> u16 {
+fn portion(place: &Place<'_>, stream: &str, source: &PoolSource, standing: &Result<UplinkId, Reason>) -> u16 {
     if !may_hold_slots(place.world, source, standing) {
         return 0;
     }
     // On hold nothing changes by itself.
     if place.world.hold().is_some() {
         1000
+    } else if place.world.fuses.blown(stream, source.local).is_some() {
+        0
     } else {
         place.world.traffic.portion(source.local, place.provider).0
     }
@@ -319,6 +326,9 @@ fn portion(place: &Place<'_>, source: &PoolSource, standing: &Result<UplinkId, R
 
 fn rest(place: &Place<'_>, stream: &str, source: &PoolSource, standing: &Result<UplinkId, Reason>) -> Rest {
     let traffic = &place.world.traffic;
+    if place.world.hold().is_none() && place.world.fuses.blown(stream, source.local).is_some() {
+        return Rest::Fused;
+    }
     let believed = place.world.hold().is_none() && traffic.portion(source.local, place.provider).0 < 1000;
     if standing.is_err() || !believed {
         return Rest::Moves;
@@ -332,11 +342,15 @@ fn rest(place: &Place<'_>, stream: &str, source: &PoolSource, standing: &Result<
 /// What is believed of sources that could serve by the facts.
 fn believed(
     place: &Place<'_>,
+    stream: &str,
     sources: &[&PoolSource],
     standings: Vec<Result<UplinkId, Reason>>,
 ) -> Vec<Result<UplinkId, Reason>> {
     let on_hold = place.world.hold().is_some();
     let belief = |source: &PoolSource| -> Option<Reason> {
+        if let Some(blown) = place.world.fuses.blown(stream, source.local).filter(|_| !on_hold) {
+            return Some(Reason::FuseBlown { why: blown.to_string() });
+        }
         let (portion, verdict) = place.world.traffic.portion(source.local, place.provider);
         let (provider, verdict) = verdict.filter(|_| portion == 0 && !on_hold)?;
         let until = match &verdict.state {

@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 use ipnet::IpNet;
 
 use super::Reason;
+use super::fuse::Blown;
 use super::traffic::{EVERYWHERE, Evidence, Failure, State, Withheld};
 use crate::model::Family;
 use crate::signal::lists::Action;
@@ -143,6 +144,30 @@ pub enum EventKind {
         cause: Failure,
         /// Why nothing is done.
         why: Withheld,
+    },
+    /// Too much of a stream's mail from a source comes back: it is refused, and not moved.
+    FuseBlown {
+        /// The stream.
+        stream: String,
+        /// The source's name.
+        source: String,
+        /// Its address on this host.
+        address: IpAddr,
+        /// Of what there was too much.
+        blown: Blown,
+    },
+    /// As much comes back, and there were too few attempts to act on it.
+    FuseHot {
+        /// The stream.
+        stream: String,
+        /// The source's name.
+        source: String,
+        /// Its address on this host.
+        address: IpAddr,
+        /// What came back.
+        hot: Blown,
+        /// From how many attempts on it blows.
+        least: u64,
     },
     /// A public address is on a DNS list: two answers said so.
     Listed {
@@ -279,6 +304,8 @@ impl EventKind {
             Self::Verdict { .. } => "verdict",
             Self::FlipWithheld { .. } => "flip-withheld",
             Self::NetworkIsolated { .. } => "network-isolated",
+            Self::FuseBlown { .. } => "fuse-blown",
+            Self::FuseHot { .. } => "fuse-hot",
             Self::Listed { .. } => "listed",
             Self::Delisted { .. } => "delisted",
             Self::ListSetAside { .. } => "list-set-aside",
@@ -314,6 +341,8 @@ impl EventKind {
             Self::BypassStarted { stream, .. }
             | Self::BypassEnded { stream, .. }
             | Self::Flipped { stream, .. }
+            | Self::FuseBlown { stream, .. }
+            | Self::FuseHot { stream, .. }
             | Self::Exhausted { stream, .. } => stream,
             Self::HoldStarted { .. } | Self::HoldEnded { .. } => "hold",
             Self::NetworkIsolated { provider, .. } => provider,
@@ -361,6 +390,15 @@ impl fmt::Display for EventKind {
                 reason.as_ref().map_or(Ok(()), |reason| write!(f, " ({reason})"))
             }
             Self::Verdict { .. } | Self::FlipWithheld { .. } | Self::NetworkIsolated { .. } => self.belief(f),
+            Self::FuseBlown { stream, source, address, blown } => write!(
+                f,
+                "the fuse of {stream} at {source} ({address}) is blown: {blown}. Its share is refused and not moved; see who \
+                 was written to, then `mailsteer resume {source}`"
+            ),
+            Self::FuseHot { stream, source, address, hot, least } => write!(
+                f,
+                "much of {stream}'s mail from {source} ({address}) comes back: {hot}; nothing is done below {least} attempts"
+            ),
             Self::Listed { .. }
             | Self::Delisted { .. }
             | Self::ListSetAside { .. }
@@ -471,6 +509,9 @@ fn verdict(f: &mut fmt::Formatter<'_>, to: &State) -> fmt::Result {
             write!(f, " until it is on no list: {cause}")
         }
         State::Isolated { cause, until } => write!(f, " until {until:.0} at least: {cause}"),
+        State::Probation { cause: cause @ Failure::Replied { slow: true, .. }, .. } => {
+            write!(f, ", {} of its share: {cause}", Percent(to.step().unwrap_or(0).into()))
+        }
         State::Probation { .. } => {
             write!(
                 f,

@@ -37,6 +37,11 @@ pub enum Reason {
         /// In the operator's words.
         why: String,
     },
+    /// The stream's fuse for it is blown.
+    FuseBlown {
+        /// Why.
+        why: String,
+    },
     /// Its weight is 0.
     WeightZero,
     /// It is a spare, and enough primary sources are eligible.
@@ -69,6 +74,7 @@ impl Reason {
             Self::LinkDown { .. } => "link-down",
             Self::NoRoute { .. } => "no-route",
             Self::Suspended { .. } => "suspended",
+            Self::FuseBlown { .. } => "fuse",
             Self::WeightZero => "weight-zero",
             Self::Spare => "spare",
             Self::Flapping { .. } => "flapping",
@@ -87,6 +93,7 @@ impl fmt::Display for Reason {
             Self::LinkDown { interface } => write!(f, "its interface {interface} is down"),
             Self::NoRoute { uplink } => write!(f, "uplink {uplink} has no way onward for its family"),
             Self::Suspended { why } => write!(f, "suspended by the operator: {why}"),
+            Self::FuseBlown { why } => write!(f, "the fuse is blown: {why}"),
             Self::WeightZero => f.write_str("its weight is 0"),
             Self::Spare => f.write_str("a spare, and enough primary sources are eligible"),
             Self::Flapping { until } => write!(f, "lost and back several times: held until {until:.0}"),

@@ -68,6 +68,8 @@ pub(super) enum Rest {
     Surges,
     /// They are refused.
     Refused,
+    /// They are refused because of what was sent, whoever else could serve.
+    Fused,
 }
 
 /// Who holds a slot.
@@ -77,12 +79,14 @@ pub(super) enum Holder {
     Member(usize),
     /// Nobody: it is refused.
     Nobody,
+    /// Nobody: what its owner sent comes back.
+    Fused,
 }
 
 /// Who holds which of `count` slots; `None` where nobody may hold any. `surge`: what a member holds at most when slots move
 /// because of a belief, in thousandths of its own.
 pub(super) fn share_out(count: u32, members: &[Member], surge: u32) -> Option<Vec<Holder>> {
-    if members.iter().all(|member| member.keeps == 0 && member.heir == 0) {
+    if members.iter().all(|member| member.keeps == 0 && member.heir == 0 && member.rest != Rest::Fused) {
         return None;
     }
     let weights: Vec<u32> = members.iter().map(|member| member.weight).collect();
@@ -137,6 +141,7 @@ impl<'a> Hands<'a> {
             Rest::Moves => self.heirs.next(),
             Rest::Surges => self.surge(member.network),
             Rest::Refused => None,
+            Rest::Fused => return Holder::Fused,
         };
         heir.map_or(Holder::Nobody, Holder::Member)
     }

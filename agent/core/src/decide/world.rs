@@ -9,13 +9,14 @@ use std::net::IpAddr;
 use jiff::{SignedDuration, Timestamp};
 
 use super::flaps::Flaps;
+use super::fuse::{Blown, Fuses};
 use super::operator::Operator;
 use super::traffic::{Beliefs, Rails, Traffic, Verdict, WantedProbe};
 use super::{
     Bypass, Command, Event, EventKind, Hold, Ids, OperatorError, Reason, Suspension, sources, uplinks,
 };
 use crate::config::{Config, Ebpf, PoolSource};
-use crate::model::{Host, LaneId, Signal, SourceId, UplinkId};
+use crate::model::{Delivered, Host, LaneId, Signal, SourceId, UplinkId};
 use crate::signal::lists::ListEvent;
 
 /// How long connections of a pool wait for an address that is on its way, before they are refused: duplicate address
@@ -52,6 +53,8 @@ pub enum Observation {
         /// At which provider.
         provider: String,
     },
+    /// What became of messages.
+    Delivered(Vec<Delivered>),
     /// What DNS lists said of public addresses.
     Lists(Vec<ListEvent>),
     /// Time has passed.
@@ -68,6 +71,7 @@ pub struct World {
     pub(super) operator: Operator,
     pub(super) traffic: Traffic,
     pub(super) flaps: Flaps,
+    pub(super) fuses: Fuses,
     pub(super) ids: Ids,
     /// Since when a wanted address has been on its way.
     pub(super) awaited: BTreeMap<IpAddr, Timestamp>,
@@ -85,6 +89,7 @@ impl World {
             operator: Operator::default(),
             traffic: Traffic::default(),
             flaps: Flaps::default(),
+            fuses: Fuses::default(),
             ids: Ids::default(),
             awaited: BTreeMap::new(),
             standings: BTreeMap::new(),
@@ -122,6 +127,7 @@ impl World {
             Observation::ClockJumped { by } => kinds.push(EventKind::ClockJumped { by }),
             Observation::NoGuard => self.guard = false,
             Observation::Probing { source, provider } => self.traffic.probing(source, &provider, now),
+            Observation::Delivered(all) => self.delivered(&all, now, &mut kinds),
             Observation::Lists(said) => kinds.extend(self.traffic.lists_say(&said, &self.config, now)),
             Observation::Tick | Observation::Traffic(_) => {}
         }
@@ -134,8 +140,19 @@ impl World {
         self.operator.follow_clock(by);
         self.traffic.follow_clock(by);
         self.flaps.follow_clock(by);
+        self.fuses.follow_clock(by);
         self.ids.follow_clock(by);
         self.awaited.values_mut().for_each(|since| *since = moved(*since, by));
+    }
+
+    /// What became of messages: streams and sources that the config has.
+    fn delivered(&mut self, all: &[Delivered], now: Timestamp, kinds: &mut Vec<EventKind>) {
+        for one in all {
+            kinds.extend(self.fuses.count(one, &self.config, now));
+            if !one.complaint {
+                self.traffic.replied(one, &self.config, now, kinds);
+            }
+        }
     }
 
     /// Carries out what the operator said, or says why not.
@@ -166,7 +183,8 @@ impl World {
                 let locals: Vec<IpAddr> =
                     self.pool_sources().filter(|source| source.public == address).map(|s| s.local).collect();
                 let released = locals.iter().filter(|local| self.traffic.release(**local)).count();
-                if removed.is_none() && released == 0 {
+                let mended = locals.iter().filter(|local| self.fuses.mend(**local)).count();
+                if removed.is_none() && released + mended == 0 {
                     return Err(OperatorError::NotSuspended { source_name: name });
                 }
                 if let Some(hold) = &mut self.operator.hold {
@@ -234,6 +252,7 @@ impl World {
     fn settle(&mut self, now: Timestamp, kinds: &mut Vec<EventKind>) {
         self.assign_ids(now);
         kinds.extend(self.traffic.pass_time(&self.config, now));
+        self.fuses.pass_time(&self.config, now);
         let Some(host) = self.host.clone() else { return };
         let ways = uplinks::plans(&self.config, &host, &self.ids);
         let (mut standings, mut flaps) = (BTreeMap::new(), std::mem::take(&mut self.flaps));
@@ -273,6 +292,7 @@ impl World {
                 | Reason::WeightZero
                 | Reason::Spare
                 | Reason::Flapping { .. }
+                | Reason::FuseBlown { .. }
                 | Reason::Isolated { .. },
             )
             | None => false,
@@ -378,6 +398,11 @@ impl World {
         own.map(|(_, provider, verdict)| (provider, verdict)).min_by_key(|(_, verdict)| verdict.portion())
     }
 
+    /// Fuses that are blown: stream, source and why.
+    pub fn fuses(&self) -> impl Iterator<Item = (&str, IpAddr, &Blown)> {
+        self.fuses.all().iter().map(|((stream, source), blown)| (stream.as_str(), *source, blown))
+    }
+
     /// The guard rails of beliefs.
     #[must_use]
     pub const fn rails(&self) -> &Rails {
@@ -409,11 +434,12 @@ impl World {
     /// What is to be kept of beliefs over a restart.
     #[must_use]
     pub fn beliefs(&self) -> Beliefs {
-        self.traffic.beliefs()
+        Beliefs { blown: self.fuses.kept(), ..self.traffic.beliefs() }
     }
 
     /// Takes over what an earlier agent of this host believed.
     pub fn restore_beliefs(&mut self, beliefs: Beliefs) {
+        self.fuses.restore(beliefs.blown.clone());
         self.traffic.restore(beliefs);
     }
 

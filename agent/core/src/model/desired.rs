@@ -218,12 +218,14 @@ pub enum RefuseReason {
     Surge,
     /// The stream is stopped at this provider: its flips of the day are used up.
     Stopped,
+    /// Too much of what the stream sent from this share's source comes back.
+    Fuse,
 }
 
 impl RefuseReason {
     /// Every reason.
-    pub const ALL: [Self; 5] =
-        [Self::Exhausted, Self::NoIpv4Source, Self::NoIpv6Source, Self::Surge, Self::Stopped];
+    pub const ALL: [Self; 6] =
+        [Self::Exhausted, Self::NoIpv4Source, Self::NoIpv6Source, Self::Surge, Self::Stopped, Self::Fuse];
 
     /// The word for it in metrics, counters and answers.
     #[must_use]
@@ -234,6 +236,7 @@ impl RefuseReason {
             Self::NoIpv6Source => "no_ipv6_source",
             Self::Surge => "surge",
             Self::Stopped => "stopped",
+            Self::Fuse => "fuse",
         }
     }
 }

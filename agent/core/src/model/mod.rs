@@ -2,11 +2,13 @@
 //!
 //! Owns: plain types that every other part speaks in. Must not: hold behaviour beyond naming and comparing.
 
+mod delivered;
 mod desired;
 mod host;
 mod ids;
 mod signal;
 
+pub use delivered::Delivered;
 pub use desired::{
     Choice, ChoiceMode, Desired, GuardSource, Lane, LaneMatch, OnwardRoute, RefuseReason, SlotTarget, Slots,
     Steering, UplinkPlan, WantedAddress, WantedKind,

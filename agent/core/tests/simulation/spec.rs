@@ -7,7 +7,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use fastrand::Rng;
 use ipnet::IpNet;
 use mailsteer_core::config::{
-    Balance, Config, ControlAccess, Ebpf, Ipv6, Mode, OTHER, OnExhausted, OnFlip, OnRelapse, OwnTable,
+    Balance, Config, ControlAccess, Ebpf, Fuse, Ipv6, Mode, OTHER, OnExhausted, OnFlip, OnRelapse, OwnTable,
     Plumbing, Pool, PoolSource, Provider, Retention, Safety, Stream, Tier, Uplink,
 };
 use mailsteer_core::model::{Family, LaneMatch};
@@ -339,6 +339,7 @@ impl Spec {
             control: ControlAccess::default(),
             retention: Retention::default(),
             lists: None,
+            fuse: Fuse::default(),
             safety: self.safety,
             uplinks: if self.uplinks > 1 { (0..self.uplinks).map(uplink).collect() } else { Vec::new() },
             providers: (0..self.providers).map(provider).collect(),

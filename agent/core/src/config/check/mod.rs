@@ -5,6 +5,7 @@
 
 mod address;
 mod control;
+mod fuse;
 mod general;
 mod host;
 mod identity;
@@ -65,6 +66,7 @@ pub(super) fn check(
     let control = control::access(raw, view, problems);
     let retention = general::retention(raw, problems);
     let safety = safety::safety(raw, problems);
+    let fuse = fuse::fuse(raw, problems);
     let lists = lists::lists(raw, view, problems);
     let ebpf = ebpf(raw);
     if ebpf == Ebpf::Off {
@@ -86,6 +88,7 @@ pub(super) fn check(
         control,
         retention,
         safety,
+        fuse,
         lists,
         providers,
         uplinks: uplinks.into_iter().map(|one| one.uplink).collect(),

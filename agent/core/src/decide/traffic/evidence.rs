@@ -83,6 +83,15 @@ pub enum Failure {
         /// What its codes mean, and the list's own words if it has any.
         meaning: String,
     },
+    /// Receivers said so to its mail.
+    Replied {
+        /// The last reply.
+        words: String,
+        /// The rule that spoke.
+        rule: String,
+        /// They asked to slow down.
+        slow: bool,
+    },
     /// A probe from it came to nothing.
     Probe {
         /// What it met.
@@ -94,7 +103,7 @@ impl Failure {
     /// Whether the receiver itself said no: not our reading of what did not come.
     #[must_use]
     pub const fn is_explicit(&self) -> bool {
-        matches!(self, Self::Refused | Self::Greeted { .. })
+        matches!(self, Self::Refused | Self::Greeted { .. } | Self::Replied { .. })
     }
 
     /// When its connection began at the latest, if it was seen to fail then.
@@ -113,6 +122,8 @@ impl Failure {
             Self::Reset => "reset",
             Self::Greeted { .. } => "greeting",
             Self::Listed { .. } => "listed",
+            Self::Replied { slow: true, .. } => "slow-down",
+            Self::Replied { .. } => "reply",
             Self::Probe { .. } => "probe",
         }
     }
@@ -125,6 +136,10 @@ impl std::fmt::Display for Failure {
             Self::Refused => f.write_str("its connections are refused"),
             Self::Unreachable => f.write_str("routers say that receivers cannot be reached from it"),
             Self::Reset => f.write_str("its connections are reset before any greeting"),
+            Self::Replied { words, slow: true, .. } => {
+                write!(f, "receivers ask it to slow down: \"{words}\"")
+            }
+            Self::Replied { words, .. } => write!(f, "receivers refuse it: \"{words}\""),
             Self::Listed { list, meaning } => write!(f, "it is on {list} ({meaning})"),
             Self::Probe { why } => write!(f, "probes from it come to nothing: {why}"),
             Self::Greeted { code, text } => write!(f, "receivers greet it with \"{code} {text}\""),

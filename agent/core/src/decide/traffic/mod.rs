@@ -9,6 +9,7 @@ mod listed;
 mod probes;
 mod rails;
 mod recent;
+mod replied;
 mod together;
 mod verdict;
 
@@ -26,11 +27,13 @@ pub use verdict::{State, Verdict};
 pub(in crate::decide) use rails::network;
 
 use super::EventKind;
+use super::fuse::Blown;
 use crate::config::Config;
 use crate::model::{Sign, Signal};
 use listed::Listed;
 use probes::Probes;
 use recent::{Pair, Recent};
+use replied::Replies;
 use verdict::WHOLE;
 
 /// In place of a provider's name: at every provider. No provider can be called so.
@@ -45,6 +48,9 @@ pub struct Beliefs {
     pub verdicts: Vec<(IpAddr, String, Verdict)>,
     /// The guard rails' memory.
     pub rails: Rails,
+    /// Stream, source and why the fuse is blown.
+    #[serde(default)]
+    pub blown: Vec<(String, IpAddr, Blown)>,
 }
 
 /// What traffic says.
@@ -57,6 +63,7 @@ pub(super) struct Traffic {
     withheld: BTreeMap<Pair, Withheld>,
     probes: Probes,
     listed: Listed,
+    replies: Replies,
 }
 
 impl Traffic {
@@ -236,6 +243,7 @@ impl Traffic {
         let state = verdict.state.clone();
         self.withheld.remove(pair);
         self.recent.forget(pair);
+        self.replies.forget(pair);
         self.probes.forget(pair);
         events.push(changed(config, pair, from, state, evidence));
     }
@@ -248,6 +256,7 @@ impl Traffic {
             config.pools.values().flat_map(|pool| &pool.sources).map(|one| one.local).collect();
         self.recent.retain(|source| known.contains(&source));
         self.probes.know(|source| known.contains(&source), known.iter().copied(), now);
+        self.replies.pass_time(now);
         self.look_at_listed(config, now, &mut events);
         let due: Vec<Pair> = self.verdicts.keys().cloned().collect();
         for pair in due {
@@ -374,6 +383,7 @@ impl Traffic {
 
     pub(super) fn follow_clock(&mut self, by: SignedDuration) {
         self.recent.follow_clock(by);
+        self.replies.follow_clock(by);
         self.rails.follow_clock(by);
         self.verdicts.values_mut().for_each(|verdict| verdict.follow_clock(by));
         self.probes.follow_clock(by);
@@ -385,7 +395,7 @@ impl Traffic {
             self.verdicts.iter().filter(|(_, verdict)| !matches!(verdict.state, State::Suspect { .. }));
         let entry =
             |((source, provider), verdict): (&Pair, &Verdict)| (*source, provider.clone(), verdict.clone());
-        Beliefs { verdicts: kept.map(entry).collect(), rails: self.rails.clone() }
+        Beliefs { verdicts: kept.map(entry).collect(), rails: self.rails.clone(), blown: Vec::new() }
     }
 
     pub(super) fn restore(&mut self, beliefs: Beliefs) {

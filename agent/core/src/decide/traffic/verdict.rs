@@ -141,6 +141,11 @@ impl Verdict {
         self.become_(State::Isolated { cause, until }, now);
     }
 
+    /// Receivers ask for less: a tenth of its share, and the rest of the way back as anybody's.
+    pub(super) fn slow_down(&mut self, cause: Failure, now: Timestamp) {
+        self.become_(State::Probation { cause, probes: PROBES, step: 1, since: now, well: 0 }, now);
+    }
+
     pub(super) fn suspect(&mut self, cause: Option<Failure>, now: Timestamp) {
         let state = cause.map_or(State::Healthy, |cause| State::Suspect { cause });
         if self.state.name() != state.name() {
@@ -253,6 +258,10 @@ impl std::fmt::Display for Told<'_> {
             }
             State::Isolated { cause, until } => {
                 write!(f, "isolated at {at} until {until:.0} at least: {cause}")
+            }
+            State::Probation { cause: cause @ Failure::Replied { slow: true, .. }, .. } => {
+                let share = self.verdict.state.step().unwrap_or(0) / 10;
+                write!(f, "slowed down at {at} to {share} % of its share: {cause}")
             }
             State::Probation { cause, .. } => {
                 write!(f, "on its way back at {at}, ")?;

@@ -192,7 +192,7 @@ fn is_prohibited(lane: &Lane, family: Family) -> bool {
 /// Slots that refuse.
 fn refusals(lane: &Lane) -> Vec<Line> {
     let applies = |reason, family| match reason {
-        RefuseReason::Exhausted | RefuseReason::Surge | RefuseReason::Stopped => true,
+        RefuseReason::Exhausted | RefuseReason::Surge | RefuseReason::Stopped | RefuseReason::Fuse => true,
         RefuseReason::NoIpv4Source => family == Family::V4,
         RefuseReason::NoIpv6Source => family == Family::V6,
     };
