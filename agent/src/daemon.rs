@@ -15,6 +15,7 @@ mod file;
 mod journal;
 mod lister;
 mod metrics;
+mod outcomes;
 mod probing;
 mod reconcile;
 mod shared;
@@ -101,6 +102,7 @@ async fn serve(options: Options) -> Result<()> {
     // First of all: a newer version's state ends the start before anything is changed.
     let (store, kept) = Store::open(&options.state, config.config.retention)?;
     let shared = Arc::new(shared::Shared::new(options.clone(), store, kept.events));
+    shared.outcomes.judge_by(Arc::clone(&config.replies));
     shared.look_at_state();
     serve_metrics(config.config.metrics, &shared, &stop, &tasks).await?;
     let (triggers, inbox) = mpsc::channel(256);

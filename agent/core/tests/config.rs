@@ -85,6 +85,7 @@ fn view(text: &str) -> HostView {
         groups: ids(&[("postfix", 103), ("mail", 8)]),
         host,
         lists: None,
+        replies: None,
     }
 }
 

@@ -15,8 +15,8 @@ use super::convert::Wire;
 use super::server::{ControlError, Tail, ViewStream};
 use super::v1;
 use super::view::{
-    ConnectionRow, Destination, Done, EventRow, Explanation, PlanRow, ReloadReport, SourceRow, Status,
-    TeardownReport, Who,
+    ConnectionRow, Destination, Done, EventRow, Explanation, OutcomeReport, OutcomesTaken, PlanRow,
+    ReloadReport, SourceRow, Status, TeardownReport, Who,
 };
 
 /// How long the agent may take to be reached, and to answer a question: it answers from memory.
@@ -194,6 +194,18 @@ impl Client {
     ) -> Result<Done, ControlError> {
         let asked = v1::BypassRequest { stream, seconds: span.map(|s| s.as_secs()), reason };
         Ok(Done::from_wire(within(CHANGE, self.0.bypass(asked)).await?)?)
+    }
+
+    /// Tells what became of messages.
+    ///
+    /// # Errors
+    /// What the agent says.
+    pub async fn report_outcomes(
+        &mut self,
+        outcomes: Vec<OutcomeReport>,
+    ) -> Result<OutcomesTaken, ControlError> {
+        let asked = v1::OutcomeReports { outcomes: outcomes.to_wire() };
+        Ok(OutcomesTaken::from_wire(within(CHANGE, self.0.report_outcome(asked)).await?)?)
     }
 
     /// Reads the config again.

@@ -12,7 +12,7 @@ use crate::cli::fuzzing as shown;
 
 /// Reads a message as what `which` stands for, and shows what it says as the command line would.
 pub fn message(which: u8, bytes: &[u8]) {
-    match which % 16 {
+    match which % 18 {
         0 => taken::<Status, v1::StatusReply>(bytes, |said| {
             drop(super::headline(said));
             shown::status(said);
@@ -37,6 +37,8 @@ pub fn message(which: u8, bytes: &[u8]) {
         11 => bounded(v1::BypassRequest::decode(bytes).ok().and_then(|asked| asked.seconds)),
         12 => bounded(v1::HoldRequest::decode(bytes).ok().and_then(|asked| asked.seconds)),
         13 => drop(v1::ResumeRequest::decode(bytes)),
+        16 => taken::<OutcomeReport, v1::OutcomeReport>(bytes, |_| {}),
+        17 => taken::<OutcomesTaken, v1::OutcomesTaken>(bytes, |_| {}),
         14 => drop(v1::TailRequest::decode(bytes).map(super::server::tail)),
         _ => {
             if let Ok(text) = std::str::from_utf8(bytes) {

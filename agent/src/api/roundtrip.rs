@@ -170,6 +170,8 @@ filled! {
     PlanRow { text, action }
     ReloadReport { file, changed, warnings }
     Done { text, changed }
+    OutcomeReport { time, destination, source, stream, pid, local_port, reply, complaint }
+    OutcomesTaken { joined, ambiguous, unknown, refused }
     TeardownReport { removed, left }
 }
 
@@ -210,6 +212,8 @@ proptest! {
         comes_back::<PlanRow, v1::PlanRow>(seed);
         comes_back::<ReloadReport, v1::ReloadReport>(seed);
         comes_back::<Done, v1::Done>(seed);
+        comes_back::<OutcomeReport, v1::OutcomeReport>(seed);
+        comes_back::<OutcomesTaken, v1::OutcomesTaken>(seed);
         comes_back::<TeardownReport, v1::TeardownReport>(seed);
     }
 }

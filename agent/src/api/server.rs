@@ -20,8 +20,8 @@ use super::peer::{Access, PeerStream};
 use super::socket::{ServeError, Socket};
 use super::v1;
 use super::view::{
-    ConnectionRow, Destination, Done, EventRow, Explanation, PlanRow, ReloadReport, SourceRow, Status,
-    TeardownReport, Who,
+    ConnectionRow, Destination, Done, EventRow, Explanation, OutcomeReport, OutcomesTaken, PlanRow,
+    ReloadReport, SourceRow, Status, TeardownReport, Who,
 };
 
 /// Why the agent did not do what was asked.
@@ -83,6 +83,8 @@ pub trait Control: Send + Sync + 'static {
     async fn bypass(&self, stream: &str, span: Option<Duration>, reason: &str) -> Result<Done, ControlError>;
     /// Lets nothing change by itself, or ends that; `None`: until it is ended.
     async fn hold(&self, span: Option<Duration>, end: bool, reason: &str) -> Result<Done, ControlError>;
+    /// Takes in what became of messages.
+    async fn report_outcomes(&self, outcomes: Vec<OutcomeReport>) -> Result<OutcomesTaken, ControlError>;
     /// Reads the config again.
     async fn reload(&self) -> Result<ReloadReport, ControlError>;
     /// Removes everything of ours; the agent ends after it.
@@ -263,6 +265,16 @@ impl v1::control_server::Control for Service {
         let asked = request.into_inner();
         let span = asked.seconds.map(Duration::from_secs);
         Ok(Response::new(self.control.hold(span, asked.end, reason(&asked.reason)?).await?.to_wire()))
+    }
+
+    async fn report_outcome(
+        &self,
+        request: Request<v1::OutcomeReports>,
+    ) -> Result<Response<v1::OutcomesTaken>, Rpc> {
+        self.access.may_operate(&request)?;
+        let outcomes: Vec<OutcomeReport> =
+            Wire::from_wire(request.into_inner().outcomes).map_err(ControlError::from)?;
+        Ok(Response::new(self.control.report_outcomes(outcomes).await?.to_wire()))
     }
 
     async fn reload(&self, request: Request<v1::ReloadRequest>) -> Result<Response<v1::ReloadReport>, Rpc> {

@@ -10,7 +10,7 @@ mod traffic;
 
 pub use explanation::{Destination, Explanation, Fate, Probe, SourceStep, StreamStep, TryResult};
 pub use mailsteer_core::decide::Who;
-pub use orders::{Done, PlanRow, ReloadReport, TeardownReport};
+pub use orders::{Done, OutcomeReport, OutcomesTaken, PlanRow, ReloadReport, TeardownReport};
 pub use status::{
     BypassState, ConfigState, Headline, HoldState, Level, Locks, PoolState, Status, StreamMode, StreamState,
     Suspension, Totals,

@@ -146,6 +146,8 @@ pub enum Command {
         #[arg(long)]
         reason: String,
     },
+    /// Tell what became of messages, where the agent cannot read it in the MTA's log.
+    ReportOutcome(OutcomeArgs),
     /// Read the config again; a bad one changes nothing.
     Reload,
     /// What happened: flips, repairs, reloads, the operator's words.
@@ -214,6 +216,36 @@ pub struct ClassifyArgs {
     /// Who said it; rules for other providers are passed over.
     #[arg(long, value_name = "NAME")]
     pub provider: Option<String>,
+}
+
+/// What became of a message.
+#[derive(Args, Debug)]
+pub struct OutcomeArgs {
+    /// The receiver's address. Without it, reports are read from standard input: one JSON object a line, with the names of
+    /// these options as keys (`destination`, `reply`, `local_port` ...) and `time`.
+    #[arg(long, value_name = "ADDRESS", required_unless_present = "batch")]
+    pub destination: Option<IpAddr>,
+    /// Read reports from standard input.
+    #[arg(long, conflicts_with_all = ["destination", "reply"])]
+    pub batch: bool,
+    /// The source by name or address; without it the connection is found by process, port, receiver and time.
+    #[arg(long, value_name = "SOURCE")]
+    pub source: Option<String>,
+    /// The stream; needed with a source that several streams use.
+    #[arg(long, value_name = "STREAM")]
+    pub stream: Option<String>,
+    /// The process that had the connection.
+    #[arg(long)]
+    pub pid: Option<u32>,
+    /// The connection's port on this host.
+    #[arg(long, value_name = "PORT")]
+    pub local_port: Option<u16>,
+    /// The recipient complained of a message that was delivered.
+    #[arg(long)]
+    pub complaint: bool,
+    /// What the receiver said: code and text.
+    #[arg(value_name = "REPLY", required_unless_present_any = ["batch", "complaint"])]
+    pub reply: Option<String>,
 }
 
 /// How much of a history.

@@ -9,14 +9,21 @@ use anyhow::{Context, Result, bail};
 use mailsteer_core::config::{self, Checked, Config, HostView, Problem};
 
 use super::commands::put;
-use super::host_view::{host_view, lists_beside};
+use super::host_view::{LISTS, REPLIES, host_view, table_beside};
 use super::render::Style;
 
 /// Shows every problem of a file; 1 where there are errors.
 pub(super) fn check(file: &Path, away: bool, json: bool, style: Style) -> Result<u8> {
     // Away from its host nothing of this one matters, its users no more than its network.
-    let view =
-        if away { HostView { lists: lists_beside(file), ..HostView::default() } } else { host_view(file)? };
+    let view = if away {
+        HostView {
+            lists: table_beside(file, LISTS),
+            replies: table_beside(file, REPLIES),
+            ..HostView::default()
+        }
+    } else {
+        host_view(file)?
+    };
     let found = load(file, &view)?;
     let errors = found.problems.iter().filter(|p| p.is_error()).count();
     if json {

@@ -15,7 +15,7 @@ use serde::Serialize;
 use super::args::{AgentArgs, Cli, Color, Command, ExplainArgs, TailArgs, TeardownArgs};
 use super::render::{self, Style};
 use super::terminal::harmless;
-use super::{check, classify, connect_as, doctor, init, replay, trying};
+use super::{check, classify, connect_as, doctor, init, outcomes, replay, trying};
 use crate::api::view::{Destination, Done, Who};
 use crate::api::{Client, ConnectError, Tail, ViewStream};
 
@@ -118,6 +118,11 @@ async fn asked(cli: Cli) -> Result<u8> {
         Command::Events { tail: args, verbose } => {
             let rows = client.events(tail(args)).await?;
             history(rows, json, None, |row| render::event(row, verbose)).await
+        }
+        Command::ReportOutcome(args) => {
+            let taken = outcomes::report(&mut client, args).await?;
+            show(json, &taken, || outcomes::shown(&taken))?;
+            Ok(u8::from(!taken.refused.is_empty()))
         }
         Command::Replay { event } => {
             let replay = replay::replay(&mut client, event).await?;

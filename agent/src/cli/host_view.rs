@@ -27,12 +27,22 @@ pub struct NamesError {
 pub(crate) fn host_view(file: &Path) -> anyhow::Result<HostView> {
     use anyhow::Context as _;
     let host = network().context("cannot read this host's network")?;
-    Ok(HostView { host: Some(host), lists: lists_beside(file), ..users_and_groups()? })
+    Ok(HostView {
+        host: Some(host),
+        lists: table_beside(file, LISTS),
+        replies: table_beside(file, REPLIES),
+        ..users_and_groups()?
+    })
 }
 
-/// The operator's own table of DNS lists: beside the config. One that is there and cannot be read is no table, and says so.
-pub(crate) fn lists_beside(file: &Path) -> Option<(String, String)> {
-    let table = file.with_file_name("lists.toml");
+/// The operator's own table of DNS lists.
+pub(crate) const LISTS: &str = "lists.toml";
+/// The operator's own table of rules for replies.
+pub(crate) const REPLIES: &str = "replies.toml";
+
+/// A table of the operator's own: beside the config. One that is there and cannot be read is no table, and says so.
+pub(crate) fn table_beside(config: &Path, name: &str) -> Option<(String, String)> {
+    let table = config.with_file_name(name);
     match std::fs::read_to_string(&table) {
         Ok(text) => Some((table.display().to_string(), text)),
         Err(error) if error.kind() == io::ErrorKind::NotFound => None,

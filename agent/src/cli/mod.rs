@@ -13,6 +13,7 @@ pub mod fuzzing;
 pub(crate) mod host_view;
 mod init;
 mod judge;
+mod outcomes;
 mod render;
 mod replay;
 mod terminal;

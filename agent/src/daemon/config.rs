@@ -1,13 +1,15 @@
 //! Reading the config file, with what the checks need to know of the host.
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use jiff::Timestamp;
 use mailsteer_core::config::{self, Config, HostView, Problem};
+use mailsteer_core::signal::reply::{DEFAULT, ReplyTable};
 use thiserror::Error;
 use tracing::warn;
 
-use crate::cli::host_view::{NamesError, lists_beside, users_and_groups};
+use crate::cli::host_view::{LISTS, NamesError, REPLIES, table_beside, users_and_groups};
 
 /// Why a config is not in force.
 #[derive(Debug, Error)]
@@ -54,6 +56,8 @@ pub(super) struct Loaded {
     /// The file as it was read; empty without one.
     pub(super) text: String,
     pub(super) warnings: Vec<String>,
+    /// The rules for replies: the operator's own, or those that come with mailsteer.
+    pub(super) replies: Arc<ReplyTable>,
     pub(super) loaded_at: Timestamp,
 }
 
@@ -65,6 +69,7 @@ pub(super) async fn load(path: Option<&Path>) -> Result<Loaded, LoadError> {
             config: Config::observe_only(),
             text: String::new(),
             warnings: Vec::new(),
+            replies: default_replies(),
             loaded_at,
         });
     };
@@ -79,17 +84,25 @@ async fn read(path: &Path) -> Result<String, LoadError> {
 
 /// `beside`: where the operator's own tables are.
 fn judge(path: &Path, beside: &Path, text: String, loaded_at: Timestamp) -> Result<Loaded, LoadError> {
-    let view = HostView { lists: lists_beside(beside), ..users_and_groups()? };
+    let own = table_beside(beside, REPLIES);
+    let replies = own.as_ref().and_then(|(name, text)| ReplyTable::load(name, text).table);
+    let view = HostView { lists: table_beside(beside, LISTS), replies: own, ..users_and_groups()? };
     let checked = config::load(&path.display().to_string(), &text, &view);
     let (errors, warnings): (Vec<Problem>, Vec<Problem>) =
         checked.problems.into_iter().partition(Problem::is_error);
     match checked.config {
         Some(config) => {
             let warnings: Vec<String> = warnings.iter().map(ToString::to_string).collect();
-            Ok(Loaded { config, text, warnings, loaded_at })
+            let replies = replies.map_or_else(default_replies, Arc::new);
+            Ok(Loaded { config, text, warnings, replies, loaded_at })
         }
         None => Err(LoadError::Wrong { path: path.to_owned(), problems: errors }),
     }
+}
+
+/// The rules that come with mailsteer, which a test reads.
+fn default_replies() -> Arc<ReplyTable> {
+    Arc::new(ReplyTable::load("config/replies.toml", DEFAULT).table.unwrap_or_default())
 }
 
 /// The file of the config that was last in force, for a boot at which the config itself is broken.

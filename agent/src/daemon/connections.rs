@@ -123,6 +123,7 @@ fn keep(shared: &Shared, gatherer: &Gatherer, cgroups: &mut Cgroups, batch: &[Re
         if told != Told::default() {
             gatherer.tell(lane_of(&published, &row), told);
         }
+        shared.outcomes.connected(&row);
         shared.connections.add(row);
     }
 }

@@ -19,10 +19,13 @@ use super::shared::{Published, Shared};
 use super::status;
 use crate::api::explained;
 use crate::api::view::{
-    ConnectionRow, Destination, Done, EventRow, Explanation, PlanRow, ReloadReport, SourceRow, Status,
-    TeardownReport, Who,
+    ConnectionRow, Destination, Done, EventRow, Explanation, OutcomeReport, OutcomesTaken, PlanRow,
+    ReloadReport, SourceRow, Status, TeardownReport, Who,
 };
 use crate::api::{Control, ControlError, Tail, ViewStream};
+
+/// Outcomes in one report: what the loop takes in is short work.
+const MOST_OUTCOMES: usize = 10_000;
 
 /// What the API server calls.
 pub(super) struct Handle {
@@ -169,6 +172,19 @@ impl Control for Handle {
             Command::Hold { until: span.map(until).transpose()?, reason }
         };
         self.command(command).await
+    }
+
+    async fn report_outcomes(&self, outcomes: Vec<OutcomeReport>) -> Result<OutcomesTaken, ControlError> {
+        if outcomes.len() > MOST_OUTCOMES {
+            return Err(ControlError::Invalid(format!("at most {MOST_OUTCOMES} outcomes at once")));
+        }
+        let published = self.published()?;
+        let (delivered, taken) = self.shared.outcomes.take(outcomes, &published.world, Timestamp::now());
+        if !delivered.is_empty() {
+            let ending = |_closed| ControlError::Unavailable("the agent is ending".into());
+            self.triggers.send(Trigger::Delivered(delivered)).await.map_err(ending)?;
+        }
+        Ok(taken)
     }
 
     async fn reload(&self) -> Result<ReloadReport, ControlError> {

@@ -9,6 +9,7 @@ use std::sync::Arc;
 use mailsteer_core::config::{OTHER, Tier};
 use mailsteer_core::decide::Withheld;
 use mailsteer_core::model::Family;
+use mailsteer_core::signal::reply::Class;
 
 use super::counts::{Counts, Pair};
 use super::shared::{Published, Shared};
@@ -37,6 +38,7 @@ impl MetricsSource for Source {
         samples.streams(&published);
         samples.pools(&published);
         samples.sources(&published);
+        samples.replies(&self.shared, &published);
         samples.lists(&self.shared, &published);
         samples.connections(&published, &counts);
         samples.0
@@ -93,6 +95,23 @@ impl Samples {
         for ((stream, cause), flips) in &tallies.flips {
             self.count(Metric::Flips, &[stream, cause], *flips);
         }
+    }
+
+    fn replies(&mut self, shared: &Shared, published: &Published) {
+        let counted = shared.outcomes.counted();
+        for stream in &published.world.config().streams {
+            let blown = published.world.fuses().filter(|(of, ..)| *of == stream.name).count();
+            self.count(Metric::FuseBlown, &[&stream.name], u64::try_from(blown).unwrap_or(u64::MAX));
+        }
+        // From 0 on: an increase from nothing is none to Prometheus.
+        for (provider, _) in published.world.config().all_providers() {
+            for class in Class::ALL {
+                let replies = counted.replies.get(&(provider.to_owned(), class)).copied().unwrap_or_default();
+                self.count(Metric::Replies, &[provider, &class.to_string()], replies);
+            }
+        }
+        self.count(Metric::Unjoined, &["ambiguous"], counted.ambiguous);
+        self.count(Metric::Unjoined, &["unknown"], counted.unknown);
     }
 
     fn lists(&mut self, shared: &Shared, published: &Published) {

@@ -17,7 +17,7 @@ use anyhow::{Context as _, Result};
 use jiff::Timestamp;
 use mailsteer_core::config::Config;
 use mailsteer_core::decide::{Beliefs, Command, Decision, Observation, OperatorError, World};
-use mailsteer_core::model::{Sign, Signal};
+use mailsteer_core::model::{Delivered, Sign, Signal};
 use mailsteer_core::plan::Action;
 use mailsteer_core::signal::lists::ListEvent;
 use tokio::sync::{mpsc, oneshot, watch};
@@ -59,6 +59,8 @@ pub(super) enum Trigger {
     Host,
     /// What connections met.
     Traffic(Vec<Signal>),
+    /// What became of messages.
+    Delivered(Vec<Delivered>),
     /// What DNS lists said.
     Lists(Vec<ListEvent>),
     /// Somebody touched our table, or may have.
@@ -290,6 +292,14 @@ impl Reconciler {
         match trigger {
             Trigger::Traffic(signals) => return self.hear(signals),
             Trigger::Host => {}
+            Trigger::Delivered(all) => {
+                let now = self.now();
+                let events = self.world.apply(Observation::Delivered(all), now);
+                self.tell(&events);
+                if events.is_empty() {
+                    return Wanted::Nothing;
+                }
+            }
             Trigger::Lists(said) => {
                 let now = self.now();
                 let events = self.world.apply(Observation::Lists(said), now);

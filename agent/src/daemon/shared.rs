@@ -18,6 +18,7 @@ use super::Options;
 use super::counts::Counts;
 use super::disturbances::Disturbances;
 use super::journal::Journal;
+use super::outcomes::Outcomes;
 use super::signals::Known;
 use crate::api::view::{ConnectionRow, EventRow, Locks};
 use crate::state::Store;
@@ -93,6 +94,8 @@ pub(super) struct Shared {
     counts: RwLock<Arc<Counts>>,
     disturbances: Mutex<Disturbances>,
     lists: Mutex<Arc<Vec<ListNow>>>,
+    /// What became of messages.
+    pub(super) outcomes: Outcomes,
 }
 
 impl Shared {
@@ -115,6 +118,7 @@ impl Shared {
             counts: RwLock::default(),
             disturbances: Mutex::default(),
             lists: Mutex::default(),
+            outcomes: Outcomes::default(),
         }
     }
 

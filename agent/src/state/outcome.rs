@@ -66,6 +66,7 @@ outcomes! {
     RefusedNoIpv6 "refused_no_ipv6_source" "Connections refused: no IPv6 source in the pool.";
     RefusedSurge "refused_surge" "Connections refused: the share of a source that failed, of which its siblings may take no more.";
     RefusedStopped "refused_stopped" "Connections refused: the stream is stopped at this provider, its flips of the day are used up.";
+    RefusedFuse "refused_fuse" "Connections refused: too much of what the stream sent from this share's source comes back.";
     RefusedUntracked "refused_untracked" "Packets refused: conntrack does not follow them.";
     RefusedMidstream "refused_midstream" "Packets refused: their conntrack entry was lost.";
 }
@@ -93,5 +94,19 @@ impl Outcome {
     #[must_use]
     pub fn of_refused(reason: &str) -> Option<Self> {
         Self::ALL.iter().copied().find(|outcome| outcome.refused_for() == Some(reason))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use mailsteer_core::model::RefuseReason;
+
+    use super::*;
+
+    #[test]
+    fn whatever_the_rules_refuse_is_counted() {
+        for reason in RefuseReason::ALL {
+            assert!(Outcome::of_refused(reason.as_str()).is_some(), "{}", reason.as_str());
+        }
     }
 }

@@ -299,6 +299,9 @@ impl Control for Fake {
         let text = if end { "off hold" } else { "on hold" };
         Ok(Done { text: text.into(), changed: true })
     }
+    async fn report_outcomes(&self, all: Vec<OutcomeReport>) -> Result<OutcomesTaken, ControlError> {
+        Ok(OutcomesTaken { joined: all.len() as u64, ..OutcomesTaken::default() })
+    }
     async fn reload(&self) -> Result<ReloadReport, ControlError> {
         Err(ControlError::BadConfig("mailsteer.toml has 1 error(s)".into()))
     }

@@ -13,6 +13,7 @@ pub(crate) fn run(data: &[u8]) {
         groups: ids(&["mail", "adm"]),
         host: Some(a_host()),
         lists: None,
+        replies: None,
     };
     let first = mailsteer::cli::fuzzing::config(text, &here);
     holds(text, &first);

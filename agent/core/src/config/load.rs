@@ -12,6 +12,7 @@ use super::raw::RawConfig;
 use super::read::FromToml;
 use super::settings::{Config, HostView};
 use crate::signal::lists::ListTable;
+use crate::signal::reply::ReplyTable;
 
 /// After a slip the parser guesses; more guesses than these help nobody.
 const MAX_SYNTAX: usize = 5;
@@ -50,6 +51,9 @@ pub fn load(name: &str, text: &str, view: &HostView) -> Checked {
     // A table of its own file: its problems have their places there.
     if let Some((name, text)) = &view.lists {
         problems.extend(ListTable::load(name, text).problems);
+    }
+    if let Some((name, text)) = &view.replies {
+        problems.extend(ReplyTable::load(name, text).problems);
     }
     let config = config.filter(|_| !problems.iter().any(Problem::is_error));
     Checked { config, problems, not_checked }

@@ -372,6 +372,8 @@ pub struct HostView {
     pub host: Option<crate::model::Host>,
     /// Name and text of the operator's own table of DNS lists.
     pub lists: Option<(String, String)>,
+    /// The same of their table of rules for replies.
+    pub replies: Option<(String, String)>,
 }
 
 impl Config {

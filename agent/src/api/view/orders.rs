@@ -2,6 +2,9 @@
 //!
 //! Owns: the shape of the answers. Must not: carry anything out.
 
+use std::net::IpAddr;
+
+use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 /// One step of a plan.
@@ -31,6 +34,48 @@ pub struct Done {
     pub text: String,
     /// It changed something; asking twice does not.
     pub changed: bool,
+}
+
+/// What became of a message to one recipient, as somebody reports it who knows: an MTA's hook, a feedback loop, a script.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct OutcomeReport {
+    /// When the receiver said it; now where it is left out.
+    #[serde(default)]
+    pub time: Option<Timestamp>,
+    /// The receiver's address.
+    pub destination: IpAddr,
+    /// The source by name or address; without it the connection is found by process, port, receiver and time.
+    #[serde(default)]
+    pub source: Option<String>,
+    /// The stream; needed with a source that several streams use.
+    #[serde(default)]
+    pub stream: Option<String>,
+    /// The process that had the connection.
+    #[serde(default)]
+    pub pid: Option<u32>,
+    /// The connection's port on this host.
+    #[serde(default)]
+    pub local_port: Option<u16>,
+    /// What the receiver said: code and text. Empty with a complaint.
+    #[serde(default)]
+    pub reply: String,
+    /// The recipient complained of a message that was delivered.
+    #[serde(default)]
+    pub complaint: bool,
+}
+
+/// What became of reports.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub struct OutcomesTaken {
+    /// Counted for a source.
+    pub joined: u64,
+    /// Several connections fit that left differently: counted for nobody.
+    pub ambiguous: u64,
+    /// No connection fits: not steered, or too long ago.
+    pub unknown: u64,
+    /// What was wrong with others, in sentences.
+    pub refused: Vec<String>,
 }
 
 /// What was taken away, and what could not be.

@@ -107,6 +107,7 @@ impl Reconciler {
         {
             warn!("{error}");
         }
+        self.shared.outcomes.judge_by(loaded.replies);
         self.shared.store.retain(loaded.config.retention);
         let now = self.now();
         let events = self.world.apply(Observation::Config(Box::new(loaded.config)), now);

@@ -38,6 +38,19 @@ pub enum Class {
     Unknown,
 }
 
+impl Class {
+    /// Every one.
+    pub const ALL: [Self; 7] = [
+        Self::Accepted,
+        Self::IsolateHere,
+        Self::IsolateEverywhere,
+        Self::SlowDown,
+        Self::EnrolFirst,
+        Self::NotTheAddress,
+        Self::Unknown,
+    ];
+}
+
 impl fmt::Display for Class {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {

@@ -96,7 +96,7 @@ struct Rule {
 }
 
 /// Rules that are in force, in their order.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub struct ReplyTable {
     rules: Vec<Rule>,
     patterns: RegexSet,

@@ -1,0 +1,198 @@
+//! What became of messages: reports are judged, joined to connections, and told to the loop.
+//!
+//! Owns: the table of rules in force, the connections that stood lately, and the counts of replies. Must not: decide what
+//! follows, or guess whose a report is.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use jiff::Timestamp;
+use mailsteer_core::config::PoolSource;
+use mailsteer_core::decide::World;
+use mailsteer_core::model::Delivered;
+use mailsteer_core::signal::join::{Connections, Found, Sought, Stood};
+use mailsteer_core::signal::reply::{Class, Judgement, Reply, ReplyTable};
+
+use crate::api::view::{ConnectionRow, Outcome, OutcomeReport, OutcomesTaken};
+
+/// A reply is cut for people to read.
+const SHOWN: usize = 300;
+
+/// What is counted since the agent started.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Counted {
+    /// Replies by provider and class.
+    pub(super) replies: BTreeMap<(String, Class), u64>,
+    /// Reports that could be several connections'.
+    pub(super) ambiguous: u64,
+    /// Reports of no steered connection.
+    pub(super) unknown: u64,
+}
+
+/// All of it.
+#[derive(Debug, Default)]
+pub(super) struct Outcomes {
+    table: Mutex<Option<Arc<ReplyTable>>>,
+    connections: Mutex<Connections>,
+    counted: Mutex<Counted>,
+}
+
+fn held<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Outcomes {
+    /// From now on judged by this.
+    pub(super) fn judge_by(&self, table: Arc<ReplyTable>) {
+        *held(&self.table) = Some(table);
+    }
+
+    /// A connection's row was written.
+    pub(super) fn connected(&self, row: &ConnectionRow) {
+        let (Some(stream), Some(source)) = (&row.stream, row.wanted_address) else { return };
+        if row.outcome != Outcome::Established {
+            return;
+        }
+        held(&self.connections).stood(Stood {
+            at: row.time,
+            pid: row.pid,
+            local_port: row.local_port,
+            destination: row.destination,
+            stream: stream.clone(),
+            source,
+            provider: row.provider.clone(),
+        });
+    }
+
+    pub(super) fn counted(&self) -> Counted {
+        held(&self.counted).clone()
+    }
+
+    /// Judges and joins; what could be joined comes back beside what is said of it.
+    pub(super) fn take(
+        &self,
+        reports: Vec<OutcomeReport>,
+        world: &World,
+        now: Timestamp,
+    ) -> (Vec<Delivered>, OutcomesTaken) {
+        let (mut delivered, mut taken) = (vec![], OutcomesTaken::default());
+        for report in reports {
+            match self.place(&report, world, now) {
+                Ok(Place::Of { stream, source, provider }) => match self.read(&report, &provider) {
+                    Ok((judgement, permanent)) => {
+                        taken.joined += 1;
+                        let at = report.time.unwrap_or(now).min(now);
+                        let reply: String =
+                            report.reply.chars().filter(|c| !c.is_control()).take(SHOWN).collect();
+                        let (destination, complaint) = (report.destination, report.complaint);
+                        delivered.push(Delivered {
+                            at,
+                            stream,
+                            source,
+                            provider,
+                            destination,
+                            judgement,
+                            permanent,
+                            complaint,
+                            reply,
+                        });
+                    }
+                    Err(why) => taken.refused.push(why),
+                },
+                Ok(Place::Ambiguous) => taken.ambiguous += 1,
+                Ok(Place::Nowhere) => taken.unknown += 1,
+                Err(why) => taken.refused.push(why),
+            }
+        }
+        let mut counted = held(&self.counted);
+        counted.ambiguous += taken.ambiguous;
+        counted.unknown += taken.unknown;
+        for one in delivered.iter().filter(|one| !one.complaint) {
+            *counted.replies.entry((one.provider.clone(), one.judgement.class)).or_insert(0) += 1;
+        }
+        (delivered, taken)
+    }
+
+    fn read(&self, report: &OutcomeReport, provider: &str) -> Result<(Judgement, bool), String> {
+        if report.complaint {
+            return Ok((Judgement::of_no_reply(), false));
+        }
+        let Some(reply) = Reply::read(&report.reply) else {
+            return Err(format!("`{}` is no reply: it begins with a code, 200 to 599", cut(&report.reply)));
+        };
+        let table = held(&self.table).clone();
+        let judgement =
+            table.map_or_else(Judgement::of_no_reply, |table| table.judge(&reply, Some(provider)));
+        Ok((judgement, reply.code >= 500))
+    }
+
+    fn place(&self, report: &OutcomeReport, world: &World, now: Timestamp) -> Result<Place, String> {
+        let Some(named) = &report.source else {
+            let sought = Sought {
+                at: report.time.unwrap_or(now).min(now),
+                pid: report.pid,
+                local_port: report.local_port,
+                destination: report.destination,
+            };
+            return Ok(match held(&self.connections).find(&sought) {
+                Found::One(one) => Place::Of {
+                    stream: one.stream.clone(),
+                    source: one.source,
+                    provider: one.provider.clone(),
+                },
+                Found::Ambiguous => Place::Ambiguous,
+                Found::None => Place::Nowhere,
+            });
+        };
+        let source = source(world, named)?;
+        let stream = stream(world, report.stream.as_deref(), source)?;
+        let provider = world.config().provider_of(report.destination).to_owned();
+        Ok(Place::Of { stream, source: source.local, provider })
+    }
+}
+
+enum Place {
+    Of { stream: String, source: IpAddr, provider: String },
+    Ambiguous,
+    Nowhere,
+}
+
+fn source<'w>(world: &'w World, named: &str) -> Result<&'w PoolSource, String> {
+    let address: Option<IpAddr> = named.parse().ok();
+    let is_it = |source: &&PoolSource| {
+        source.name == named || address.is_some_and(|it| source.public == it || source.local == it)
+    };
+    world.pool_sources().find(is_it).ok_or_else(|| format!("there is no source `{}`", cut(named)))
+}
+
+/// The stream that was named, or the only one that uses the source.
+fn stream(world: &World, named: Option<&str>, source: &PoolSource) -> Result<String, String> {
+    let pools: Vec<&str> = world
+        .config()
+        .pools
+        .values()
+        .filter(|pool| pool.sources.iter().any(|one| one.local == source.local))
+        .map(|pool| pool.name.as_str())
+        .collect();
+    let users: Vec<&str> = world
+        .config()
+        .streams
+        .iter()
+        .filter(|stream| pools.contains(&stream.pool.as_str()))
+        .map(|stream| stream.name.as_str())
+        .collect();
+    match (named, users.as_slice()) {
+        (Some(named), users) if users.contains(&named) => Ok(named.to_owned()),
+        (Some(named), _) => Err(format!("stream `{}` does not use source {}", cut(named), source.name)),
+        (None, [only]) => Ok((*only).to_owned()),
+        (None, []) => Err(format!("no stream uses source {}", source.name)),
+        (None, users) => {
+            Err(format!("source {} is used by {}: name the stream", source.name, users.join(", ")))
+        }
+    }
+}
+
+fn cut(text: &str) -> String {
+    text.chars().filter(|c| !c.is_control()).take(80).collect()
+}
