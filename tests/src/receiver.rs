@@ -22,6 +22,9 @@ pub enum Behaviour {
     /// Speaks SMTP and takes every message.
     #[default]
     Accept,
+    /// Speaks SMTP, and answers each recipient by how the address begins: `unknown`, `grey`, `block`; takes others. Every
+    /// answer that matters ends with the peer's address.
+    Judge,
     /// Banner, then closes: for load.
     BannerClose,
     /// This banner, such as `554 5.7.1 listed`, then closes.
@@ -242,10 +245,11 @@ async fn serve(
     note: impl Fn(Change<'_>),
 ) -> std::io::Result<()> {
     match behaviour {
-        Behaviour::Accept => smtp(stream, note).await,
+        Behaviour::Accept => smtp(stream, false, note).await,
+        Behaviour::Judge => smtp(stream, true, note).await,
         Behaviour::Slow(wait) => {
             tokio::time::sleep(*wait).await;
-            smtp(stream, note).await
+            smtp(stream, false, note).await
         }
         Behaviour::BannerClose => stream.write_all(b"220 sink\r\n").await,
         Behaviour::Refuse(banner) => {
@@ -268,7 +272,8 @@ async fn drain(stream: &mut TcpStream) -> std::io::Result<()> {
     Ok(())
 }
 
-async fn smtp(stream: TcpStream, note: impl Fn(Change<'_>)) -> std::io::Result<()> {
+async fn smtp(stream: TcpStream, judges: bool, note: impl Fn(Change<'_>)) -> std::io::Result<()> {
+    let peer = stream.peer_addr()?.ip().to_canonical();
     let mut stream = BufReader::new(stream);
     stream.write_all(b"220 sink ESMTP\r\n").await?;
     let (mut line, mut from, mut to) = (String::new(), String::new(), Vec::new());
@@ -278,6 +283,11 @@ async fn smtp(stream: TcpStream, note: impl Fn(Change<'_>)) -> std::io::Result<(
             return Ok(());
         }
         let upper = line.trim().to_ascii_uppercase();
+        let judged = if judges { judge(&upper, to.is_empty(), peer) } else { None };
+        if let Some(reply) = judged {
+            stream.write_all(reply.as_bytes()).await?;
+            continue;
+        }
         let reply = if upper.starts_with("EHLO") || upper.starts_with("HELO") {
             let name = line.trim().get(5..).unwrap_or_default().to_owned();
             note(Box::new(|connection| connection.ehlo = Some(name)));
@@ -293,6 +303,10 @@ async fn smtp(stream: TcpStream, note: impl Fn(Change<'_>)) -> std::io::Result<(
             let data = body(&mut stream).await?;
             let message = Message { from: std::mem::take(&mut from), to: std::mem::take(&mut to), data };
             note(Box::new(|connection| connection.messages.push(message)));
+            if judges {
+                stream.write_all(format!("250 2.0.0 taken, seen from {peer}\r\n").as_bytes()).await?;
+                continue;
+            }
             "250 2.0.0 taken\r\n"
         } else if upper == "QUIT" {
             return stream.write_all(b"221 2.0.0 bye\r\n").await;
@@ -301,6 +315,24 @@ async fn smtp(stream: TcpStream, note: impl Fn(Change<'_>)) -> std::io::Result<(
         };
         stream.write_all(reply.as_bytes()).await?;
     }
+}
+
+/// What a judge says to a command; `None`: what anybody would.
+fn judge(command: &str, nobody: bool, peer: IpAddr) -> Option<String> {
+    if command == "DATA" && nobody {
+        return Some("503 5.5.1 no recipients\r\n".to_owned());
+    }
+    let recipient = command.strip_prefix("RCPT TO:<")?;
+    let said = [
+        ("UNKNOWN", "550 5.1.1 user unknown"),
+        ("GREY", "451 4.7.1 greylisted, try again in 300 seconds"),
+        (
+            "BLOCK",
+            "550 5.7.1 messages from you weren't sent: part of your network is on our block list (S3150)",
+        ),
+    ];
+    let (_, reply) = said.into_iter().find(|(word, _)| recipient.starts_with(word))?;
+    Some(format!("{reply}, seen from {peer}\r\n"))
 }
 
 fn address(line: &str) -> String {

@@ -147,14 +147,16 @@ fn what_an_address_gets_is_read_as_strictly() {
 /// It dies between its test points and the addresses: the confirmation asks the test points again.
 #[test]
 fn a_list_that_dies_in_mid_round_lists_nobody() {
-    let good = honest(None, 0);
-    let behaviour = move |query: &Query, second: i64| match query.what {
-        What::Test(_) if second < 1_000 => good(query, second),
-        What::Address(_) if second < 600 => Answer::NoSuchName,
-        _ => code("127.0.0.2"),
+    let (good, dead) = (honest(None, 0), std::cell::Cell::new(false));
+    let behaviour = move |query: &Query, second: i64| {
+        if second >= 500 && matches!(query.what, What::Address(_)) {
+            dead.set(true);
+        }
+        if dead.get() { code("127.0.0.2") } else { good(query, second) }
     };
     let events = run(vec![list("zen.spamhaus.org")], 5, 3, &behaviour, 6_000);
     assert!(listings(&events).is_empty(), "{events:?}");
+    assert!(events.iter().any(|(_, event)| matches!(event, ListEvent::SetAside { .. })), "{events:?}");
 }
 
 #[test]
@@ -227,6 +229,79 @@ fn a_key_stands_in_the_zone_and_what_is_wrong_with_a_table_is_said_at_its_place(
     assert_eq!(found, wanted);
     assert!(table().stale(jiff::civil::date(2026, 11, 25)).is_empty());
     assert!(!table().stale(jiff::civil::date(2028, 1, 1)).is_empty());
+}
+
+/// An address whose registration only was amiss begins to send spam, and later only the registration is left.
+#[test]
+fn a_listing_that_gets_worse_isolates_and_one_that_gets_better_clears() {
+    let behaviour = |query: &Query, second: i64| match query.what {
+        What::Test(true) => code("127.0.0.2"),
+        What::Test(false) => Answer::NoSuchName,
+        What::Address(address) if address != IpAddr::from([192, 0, 2, 1]) => Answer::NoSuchName,
+        What::Address(_) => {
+            let policy = "127.0.0.11".parse().unwrap();
+            let both = vec![policy, "127.0.0.2".parse().unwrap()];
+            Answer::Addresses(if (2_000..5_000).contains(&second) { both } else { vec![policy] })
+        }
+    };
+    let events = run(vec![list("zen.spamhaus.org")], 3, 5, &behaviour, 9_000);
+    let kinds: Vec<(&str, Option<Action>)> = events
+        .iter()
+        .map(|(_, event)| match event {
+            ListEvent::Listed { action, .. } => ("listed", Some(*action)),
+            ListEvent::Cleared { .. } => ("cleared", None),
+            _ => ("other", None),
+        })
+        .collect();
+    let wanted = [
+        ("listed", Some(Action::Warn)),
+        ("listed", Some(Action::Isolate)),
+        ("cleared", None),
+        ("listed", Some(Action::Warn)),
+    ];
+    assert_eq!(kinds, wanted, "{events:?}");
+    assert!(events[1].0 >= 2_030 && events[1].0 <= 2_635, "{events:?}");
+}
+
+/// Some addresses time out and others are clean, round after round: that is said once.
+#[test]
+fn answers_that_say_nothing_now_and_then_are_said_once() {
+    let good = honest(None, 0);
+    let behaviour = move |query: &Query, second: i64| match query.what {
+        What::Address(IpAddr::V4(address)) if address.octets()[3] % 2 == 0 => {
+            Answer::Failed("time-out".to_owned())
+        }
+        _ => good(query, second),
+    };
+    let events = run(vec![list("zen.spamhaus.org")], 8, 5, &behaviour, 9_000);
+    assert_eq!(events.len(), 1, "{events:?}");
+}
+
+/// An address leaves the config while it is asked: nothing of it is kept.
+#[test]
+fn what_is_watched_no_more_is_forgotten_whatever_is_still_answered() {
+    let mut machine = Lists::new(vec![list("zen.spamhaus.org")], addresses(2), [], PACE, (1, at(0)));
+    let mut asked = vec![];
+    for second in 0..60 {
+        for query in machine.due(at(second)) {
+            match query.what {
+                What::Address(_) => asked.push(query),
+                What::Test(listed) => {
+                    let answer = if listed { code("127.0.0.2") } else { Answer::NoSuchName };
+                    machine.answered(&query, &answer, None, at(second));
+                }
+            }
+        }
+    }
+    assert_eq!(asked.len(), 2);
+    machine.watch(BTreeSet::new());
+    for query in asked {
+        assert!(machine.answered(&query, &code("127.0.0.2"), None, at(61)).is_empty());
+    }
+    assert!(
+        machine.due(at(200)).iter().all(|query| matches!(query.what, What::Test(_))),
+        "nobody is confirmed"
+    );
 }
 
 fn any_answer() -> impl Strategy<Value = Answer> {

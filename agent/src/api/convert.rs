@@ -187,7 +187,7 @@ mirror!(PlanRow => PlanRow { text, action });
 mirror!(ReloadReport => ReloadReport { file, changed, warnings });
 mirror!(Done => Done { text, changed });
 mirror!(OutcomeReport => OutcomeReport { time, destination, source, stream, pid, local_port, reply, complaint });
-mirror!(OutcomesTaken => OutcomesTaken { joined, ambiguous, unknown, refused });
+mirror!(OutcomesTaken => OutcomesTaken { joined, ambiguous, unknown, refused, sources });
 mirror!(TeardownReport => TeardownReport { removed, left });
 
 impl From<ControlError> for Rpc {

@@ -171,7 +171,7 @@ filled! {
     ReloadReport { file, changed, warnings }
     Done { text, changed }
     OutcomeReport { time, destination, source, stream, pid, local_port, reply, complaint }
-    OutcomesTaken { joined, ambiguous, unknown, refused }
+    OutcomesTaken { joined, ambiguous, unknown, refused, sources }
     TeardownReport { removed, left }
 }
 

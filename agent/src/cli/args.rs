@@ -7,6 +7,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use mailsteer_core::signal::log::Mta;
 
 const EXIT_STATUS: &str = "Exit status: 0 done (status: every message leaves where it should), \
 1 failed (status: something wants a look; check: the file has errors; try: not as wanted), \
@@ -207,9 +208,36 @@ pub struct TeardownArgs {
     pub state: PathBuf,
 }
 
+/// Whose log.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
+pub enum LogOf {
+    /// Postfix, by syslog, the journal or maillog_file.
+    Postfix,
+    /// Exim's main log.
+    Exim,
+    /// OpenSMTPD.
+    Opensmtpd,
+    /// sendmail.
+    Sendmail,
+}
+
+impl From<LogOf> for Mta {
+    fn from(of: LogOf) -> Self {
+        match of {
+            LogOf::Postfix => Self::Postfix,
+            LogOf::Exim => Self::Exim,
+            LogOf::Opensmtpd => Self::OpenSmtpd,
+            LogOf::Sendmail => Self::Sendmail,
+        }
+    }
+}
+
 /// By which rules to judge replies.
 #[derive(Args, Debug)]
 pub struct ClassifyArgs {
+    /// The lines are the log of an MTA: what receivers said is judged, everything else is left out.
+    #[arg(long, value_enum, value_name = "MTA")]
+    pub log: Option<LogOf>,
     /// A table in place of the one that comes with mailsteer.
     #[arg(long, value_name = "FILE")]
     pub table: Option<PathBuf>,
@@ -221,9 +249,13 @@ pub struct ClassifyArgs {
 /// What became of a message.
 #[derive(Args, Debug)]
 pub struct OutcomeArgs {
+    /// Read the log of an MTA from standard input, and tell what receivers said: `journalctl -f -o short-iso -u postfix@- |
+    /// mailsteer report-outcome --log postfix`.
+    #[arg(long, value_enum, value_name = "MTA", conflicts_with_all = ["destination", "reply", "batch"])]
+    pub log: Option<LogOf>,
     /// The receiver's address. Without it, reports are read from standard input: one JSON object a line, with the names of
     /// these options as keys (`destination`, `reply`, `local_port` ...) and `time`.
-    #[arg(long, value_name = "ADDRESS", required_unless_present = "batch")]
+    #[arg(long, value_name = "ADDRESS", required_unless_present_any = ["batch", "log"])]
     pub destination: Option<IpAddr>,
     /// Read reports from standard input.
     #[arg(long, conflicts_with_all = ["destination", "reply"])]
@@ -244,7 +276,7 @@ pub struct OutcomeArgs {
     #[arg(long)]
     pub complaint: bool,
     /// What the receiver said: code and text.
-    #[arg(value_name = "REPLY", required_unless_present_any = ["batch", "complaint"])]
+    #[arg(value_name = "REPLY", required_unless_present_any = ["batch", "complaint", "log"])]
     pub reply: Option<String>,
 }
 

@@ -7,6 +7,9 @@ use std::io::{BufRead, IsTerminal, Write};
 use std::path::Path;
 
 use anyhow::{Context, Result, bail};
+use jiff::Timestamp;
+use jiff::tz::TimeZone;
+use mailsteer_core::signal::log::{self, Line};
 use mailsteer_core::signal::reply::{Judgement, Reply, ReplyTable};
 use serde::Serialize;
 
@@ -33,6 +36,7 @@ pub(super) fn classify(args: &ClassifyArgs, json: bool, style: Style) -> Result<
     if std::io::stdin().is_terminal() {
         tell_terminal()?;
     }
+    let zone = TimeZone::system();
     let mut out = std::io::BufWriter::new(std::io::stdout().lock());
     let mut lines = stdin;
     let mut bytes = vec![];
@@ -41,10 +45,15 @@ pub(super) fn classify(args: &ClassifyArgs, json: bool, style: Style) -> Result<
         if lines.read_until(b'\n', &mut bytes).context("cannot read standard input")? == 0 {
             break;
         }
-        let text = String::from_utf8_lossy(&bytes);
-        let text = text.trim();
-        if !text.is_empty() {
-            show(&mut out, &row(&table, line, text, args.provider.as_deref()), json)?;
+        let said = match args.log {
+            None => Some(String::from_utf8_lossy(&bytes).trim().to_owned()),
+            Some(of) => match log::read(of.into(), &bytes, &zone, Timestamp::now()) {
+                Line::Delivery(delivery) => Some(delivery.reply),
+                Line::NoReply | Line::Ambiguous | Line::Other => None,
+            },
+        };
+        if let Some(text) = said.filter(|text| !text.is_empty()) {
+            show(&mut out, &row(&table, line, &text, args.provider.as_deref()), json)?;
         }
     }
     out.flush()?;

@@ -120,6 +120,9 @@ async fn asked(cli: Cli) -> Result<u8> {
             history(rows, json, None, |row| render::event(row, verbose)).await
         }
         Command::ReportOutcome(args) => {
+            if let Some(of) = args.log {
+                return outcomes::follow(&mut client, of.into(), json).await;
+            }
             let taken = outcomes::report(&mut client, args).await?;
             show(json, &taken, || outcomes::shown(&taken))?;
             Ok(u8::from(!taken.refused.is_empty()))

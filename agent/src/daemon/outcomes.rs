@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use mailsteer_core::config::PoolSource;
 use mailsteer_core::decide::World;
 use mailsteer_core::model::Delivered;
@@ -77,26 +77,17 @@ impl Outcomes {
         now: Timestamp,
     ) -> (Vec<Delivered>, OutcomesTaken) {
         let (mut delivered, mut taken) = (vec![], OutcomesTaken::default());
+        let names: BTreeMap<IpAddr, &str> =
+            world.pool_sources().map(|source| (source.local, source.name.as_str())).collect();
         for report in reports {
+            let mut counted_for = String::new();
             match self.place(&report, world, now) {
-                Ok(Place::Of { stream, source, provider }) => match self.read(&report, &provider) {
-                    Ok((judgement, permanent)) => {
+                Ok(Place::Of(place)) => match self.delivered(&report, place, now) {
+                    Ok(one) => {
                         taken.joined += 1;
-                        let at = report.time.unwrap_or(now).min(now);
-                        let reply: String =
-                            report.reply.chars().filter(|c| !c.is_control()).take(SHOWN).collect();
-                        let (destination, complaint) = (report.destination, report.complaint);
-                        delivered.push(Delivered {
-                            at,
-                            stream,
-                            source,
-                            provider,
-                            destination,
-                            judgement,
-                            permanent,
-                            complaint,
-                            reply,
-                        });
+                        let name = names.get(&one.source).map(|name| (*name).to_owned());
+                        counted_for = name.unwrap_or_else(|| one.source.to_string());
+                        delivered.push(one);
                     }
                     Err(why) => taken.refused.push(why),
                 },
@@ -104,6 +95,7 @@ impl Outcomes {
                 Ok(Place::Nowhere) => taken.unknown += 1,
                 Err(why) => taken.refused.push(why),
             }
+            taken.sources.push(counted_for);
         }
         let mut counted = held(&self.counted);
         counted.ambiguous += taken.ambiguous;
@@ -112,6 +104,26 @@ impl Outcomes {
             *counted.replies.entry((one.provider.clone(), one.judgement.class)).or_insert(0) += 1;
         }
         (delivered, taken)
+    }
+
+    fn delivered(
+        &self,
+        report: &OutcomeReport,
+        (stream, source, provider): (String, IpAddr, String),
+        now: Timestamp,
+    ) -> Result<Delivered, String> {
+        let (judgement, permanent) = self.read(report, &provider)?;
+        Ok(Delivered {
+            at: report.time.unwrap_or(now).min(now),
+            stream,
+            source,
+            provider,
+            destination: report.destination,
+            judgement,
+            permanent,
+            complaint: report.complaint,
+            reply: report.reply.chars().filter(|c| !c.is_control()).take(SHOWN).collect(),
+        })
     }
 
     fn read(&self, report: &OutcomeReport, provider: &str) -> Result<(Judgement, bool), String> {
@@ -129,18 +141,16 @@ impl Outcomes {
 
     fn place(&self, report: &OutcomeReport, world: &World, now: Timestamp) -> Result<Place, String> {
         let Some(named) = &report.source else {
+            let at = report.time.unwrap_or(now).min(now);
             let sought = Sought {
-                at: report.time.unwrap_or(now).min(now),
+                at,
+                within: open_time(report.time),
                 pid: report.pid,
                 local_port: report.local_port,
                 destination: report.destination,
             };
             return Ok(match held(&self.connections).find(&sought) {
-                Found::One(one) => Place::Of {
-                    stream: one.stream.clone(),
-                    source: one.source,
-                    provider: one.provider.clone(),
-                },
+                Found::One(one) => Place::Of((one.stream.clone(), one.source, one.provider.clone())),
                 Found::Ambiguous => Place::Ambiguous,
                 Found::None => Place::Nowhere,
             });
@@ -148,12 +158,19 @@ impl Outcomes {
         let source = source(world, named)?;
         let stream = stream(world, report.stream.as_deref(), source)?;
         let provider = world.config().provider_of(report.destination).to_owned();
-        Ok(Place::Of { stream, source: source.local, provider })
+        Ok(Place::Of((stream, source.local, provider)))
     }
 }
 
+/// How much later than it says a reply may have been: a log of whole seconds leaves the rest of one open.
+fn open_time(written: Option<Timestamp>) -> SignedDuration {
+    let whole = written.is_some_and(|at| at.subsec_nanosecond() == 0);
+    if whole { SignedDuration::from_millis(999) } else { SignedDuration::ZERO }
+}
+
 enum Place {
-    Of { stream: String, source: IpAddr, provider: String },
+    /// Stream, source by its address on this host, provider.
+    Of((String, IpAddr, String)),
     Ambiguous,
     Nowhere,
 }

@@ -20,11 +20,12 @@ pub use packet::{bindings, helpers};
 pub type Target = fn(&[u8]);
 
 /// Every target.
-const TARGETS: [(&str, Target); 11] = [
+const TARGETS: [(&str, Target); 12] = [
     ("config", config::run),
     ("conntrack", mailsteer::fuzzing::conntrack),
     ("doctor", doctor::run),
     ("init", init::run),
+    ("logs", replies::logs),
     ("nf_tables", mailsteer::fuzzing::nf_tables),
     ("packet", packet::run),
     ("replies", replies::run),

@@ -1,10 +1,23 @@
-//! Receivers' replies, and tables of rules: any text at all.
+//! Receivers' replies, tables of rules, and MTAs' logs: any text at all.
 
+use jiff::Timestamp;
+use jiff::tz::TimeZone;
 use mailsteer_core::config::Problem;
+use mailsteer_core::signal::log::{self, Line, Mta};
 use mailsteer_core::signal::reply::{Class, DEFAULT, Reply, ReplyTable};
 use std::sync::LazyLock;
 
 static TABLE: LazyLock<Option<ReplyTable>> = LazyLock::new(|| ReplyTable::load("default", DEFAULT).table);
+
+/// Reads it as a line of each MTA's log: what is a delivery has a reply that is one.
+pub(crate) fn logs(data: &[u8]) {
+    for mta in Mta::ALL {
+        if let Line::Delivery(found) = log::read(mta, data, &TimeZone::UTC, Timestamp::UNIX_EPOCH) {
+            assert!(Reply::read(&found.reply).is_some(), "{found:?}");
+            assert!(found.recipients > 0);
+        }
+    }
+}
 
 /// Judges it as a reply and reads it as a table. A reply below 400 never isolates, whatever its words.
 pub(crate) fn run(data: &[u8]) {

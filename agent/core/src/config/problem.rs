@@ -248,4 +248,5 @@ codes! {
     RULE_INVALID = "rule-invalid",
     MONTH_INVALID = "month-invalid",
     CODE_INVALID = "code-invalid",
+    UNTESTED = "list-untested",
 }

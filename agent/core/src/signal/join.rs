@@ -12,8 +12,8 @@ use jiff::{SignedDuration, Timestamp};
 /// A connection that is older is nobody's: Postfix uses one for 300 s at most, and waits 600 s for the last reply
 /// (`smtp_connection_reuse_time_limit`, `smtp_data_done_timeout`).
 const LONGEST: SignedDuration = SignedDuration::from_mins(15);
-/// The MTA's clock and ours are the same; what it writes may have whole seconds.
-const SLACK: SignedDuration = SignedDuration::from_secs(1);
+/// The MTA's clock and ours are the same; reading both takes a moment.
+const SLACK: SignedDuration = SignedDuration::from_millis(50);
 /// Connections that are remembered, whatever their receivers.
 const REMEMBERED: usize = 100_000;
 
@@ -41,6 +41,8 @@ pub struct Stood {
 pub struct Sought {
     /// When the reply was written down.
     pub at: Timestamp,
+    /// How much later it may have been: a second less a bit where the log has whole seconds.
+    pub within: SignedDuration,
     /// The process that wrote it.
     pub pid: Option<u32>,
     /// The connection's port here.
@@ -92,7 +94,7 @@ impl Connections {
     /// The connection that a delivery used.
     #[must_use]
     pub fn find(&self, sought: &Sought) -> Found<'_> {
-        let (from, to) = (sought.at.checked_sub(LONGEST), sought.at.checked_add(SLACK));
+        let (from, to) = (sought.at.checked_sub(LONGEST), sought.at.checked_add(sought.within + SLACK));
         let (Ok(from), Ok(to)) = (from, to) else { return Found::None };
         let there = self.by_receiver.get(&sought.destination).into_iter().flatten();
         let near: Vec<&Stood> = there.filter(|one| one.at >= from && one.at <= to).collect();
@@ -101,15 +103,16 @@ impl Connections {
             let last = near.iter().rev().find(|one| one.local_port == Some(port));
             return last.map_or(Found::None, |one| Found::One(one));
         }
-        // A process that has one connection at a time wrote this down of its last one.
-        let own = near.iter().rev().find(|one| sought.pid.is_some() && one.pid == sought.pid);
-        if let Some(own) = own {
-            return Found::One(own);
+        let own: Vec<&Stood> =
+            near.iter().copied().filter(|one| sought.pid.is_some() && one.pid == sought.pid).collect();
+        // Handed on by another process, or whose process is not known: it may be any of them.
+        if own.is_empty() {
+            return alike(&near);
         }
-        // Handed on by another process, or whose process is not known.
-        let Some((first, others)) = near.split_first() else { return Found::None };
-        let alike = |one: &&&Stood| one.source == first.source && one.stream == first.stream;
-        if others.iter().all(|one| alike(&one)) { Found::One(first) } else { Found::Ambiguous }
+        // A process that has one connection at a time wrote this down of its last one, or of one that it began in the time that
+        // the log leaves open.
+        let sure = own.iter().rposition(|one| one.at <= sought.at);
+        alike(&own[sure.unwrap_or(0)..])
     }
 
     /// How many are remembered.
@@ -123,6 +126,13 @@ impl Connections {
     pub fn is_empty(&self) -> bool {
         self.order.is_empty()
     }
+}
+
+/// The one that all of them stand for.
+fn alike<'c>(all: &[&'c Stood]) -> Found<'c> {
+    let Some((first, others)) = all.split_first() else { return Found::None };
+    let same = |one: &&Stood| one.source == first.source && one.stream == first.stream;
+    if others.iter().all(same) { Found::One(first) } else { Found::Ambiguous }
 }
 
 #[cfg(test)]
@@ -150,7 +160,13 @@ mod tests {
     }
 
     fn sought(second: i64, pid: Option<u32>, port: Option<u16>, to: u8) -> Sought {
-        Sought { at: at(second), pid, local_port: port, destination: receiver(to) }
+        Sought {
+            at: at(second),
+            within: SignedDuration::ZERO,
+            pid,
+            local_port: port,
+            destination: receiver(to),
+        }
     }
 
     fn source(found: Found<'_>) -> Option<u8> {
@@ -185,6 +201,20 @@ mod tests {
         assert_eq!(source(all.find(&sought(5, Some(99), None, 2))), Some(13), "all of them left alike");
         assert_eq!(all.find(&sought(5, None, None, 3)), Found::None);
         assert_eq!(all.find(&sought(2_000, Some(7), None, 1)), Found::None, "too long ago");
+    }
+
+    /// A log of whole seconds leaves open which of a second's connections it was.
+    #[test]
+    fn within_the_time_that_the_log_leaves_open_nothing_is_guessed() {
+        let mut all = Connections::default();
+        all.stood(stood(0, 7, 4001, 1, 11));
+        all.stood(Stood { at: at(5) + SignedDuration::from_millis(500), ..stood(5, 7, 4002, 1, 12) });
+        let whole =
+            |second| Sought { within: SignedDuration::from_millis(999), ..sought(second, Some(7), None, 1) };
+        assert_eq!(all.find(&whole(5)), Found::Ambiguous);
+        assert_eq!(source(all.find(&whole(4))), Some(11));
+        assert_eq!(source(all.find(&whole(6))), Some(12));
+        assert_eq!(source(all.find(&sought(5, Some(7), None, 1))), Some(11), "its time is exact");
     }
 
     #[test]

@@ -6,4 +6,5 @@
 
 pub mod join;
 pub mod lists;
+pub mod log;
 pub mod reply;

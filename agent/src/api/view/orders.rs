@@ -76,6 +76,8 @@ pub struct OutcomesTaken {
     pub unknown: u64,
     /// What was wrong with others, in sentences.
     pub refused: Vec<String>,
+    /// For each report, in order, the source that it was counted for; empty: for none.
+    pub sources: Vec<String>,
 }
 
 /// What was taken away, and what could not be.

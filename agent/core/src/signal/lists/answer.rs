@@ -43,7 +43,7 @@ impl List {
             Answer::Addresses(addresses) if addresses.is_empty() => return Reading::Clean,
             Answer::Addresses(addresses) => addresses,
         };
-        let (mut meanings, mut strongest) = (vec![], None);
+        let (mut meanings, mut strongest, mut score) = (vec![], None, None);
         for address in addresses {
             let IpAddr::V4(code) = address else {
                 return Reading::Unknown(format!("{address} is no code of a list"));
@@ -58,10 +58,16 @@ impl List {
                 return Reading::Unknown(format!("{code}: {meaning}"));
             }
             if self.purpose == Purpose::Score {
-                return Reading::Score(code.octets()[3]);
+                score = Some(code.octets()[3]);
             }
             meanings.push(meaning);
             strongest = strongest.max(Some(action));
+        }
+        if let Some(score) = score {
+            return match score {
+                0..=100 => Reading::Score(score),
+                _ => Reading::Unknown(format!("{score} is no score: they end at 100")),
+            };
         }
         meanings.sort_unstable();
         meanings.dedup();

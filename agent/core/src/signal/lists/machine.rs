@@ -125,6 +125,16 @@ struct Round {
     tests: BTreeMap<bool, Reading>,
     addresses: Vec<IpAddr>,
     left: usize,
+    /// Some answer said nothing.
+    unknown: bool,
+}
+
+/// What is known of an address that is on a list.
+#[derive(Clone, Copy, PartialEq, Debug)]
+struct OnList {
+    action: Action,
+    /// Cycles in a row in which it was not, or not for this any more.
+    clean: u32,
 }
 
 #[derive(Clone, PartialEq, Debug)]
@@ -144,8 +154,7 @@ pub struct Lists {
     pace: Pace,
     asked: BTreeMap<String, Asked>,
     addresses: BTreeSet<IpAddr>,
-    /// Cycles without a listing, of each address that is on a list.
-    listed: BTreeMap<(String, IpAddr), u32>,
+    listed: BTreeMap<(String, IpAddr), OnList>,
     confirm: BTreeMap<(String, IpAddr), Timestamp>,
     rounds: BTreeMap<u64, Round>,
     last_round: u64,
@@ -157,7 +166,7 @@ pub struct Lists {
 }
 
 impl Lists {
-    /// `listed`: what is on which list as far as is known from before. `seed`: so that hosts do not ask in step.
+    /// `listed`: what is isolated because of which list, as far as is known from before. `seed`: so that hosts do not ask in step.
     #[must_use]
     pub fn new(
         lists: Vec<List>,
@@ -170,7 +179,10 @@ impl Lists {
             pace,
             asked: BTreeMap::new(),
             addresses,
-            listed: listed.into_iter().map(|pair| (pair, 0)).collect(),
+            listed: listed
+                .into_iter()
+                .map(|pair| (pair, OnList { action: Action::Isolate, clean: 0 }))
+                .collect(),
             confirm: BTreeMap::new(),
             rounds: BTreeMap::new(),
             last_round: 0,
@@ -202,6 +214,8 @@ impl Lists {
     pub fn watch(&mut self, addresses: BTreeSet<IpAddr>) {
         self.listed.retain(|(_, address), _| addresses.contains(address));
         self.confirm.retain(|(_, address), _| addresses.contains(address));
+        let scores = self.asked.values_mut().map(|asked| &mut asked.standing.scores);
+        scores.for_each(|scores| scores.retain(|address, _| addresses.contains(address)));
         self.addresses = addresses;
     }
 
@@ -263,7 +277,14 @@ impl Lists {
         self.last_round += 1;
         let number = self.last_round;
         let addresses: Vec<IpAddr> = addresses.into_iter().filter(|one| list.knows(*one)).collect();
-        let round = Round { list: name.to_owned(), confirms, tests: BTreeMap::new(), addresses, left: 0 };
+        let round = Round {
+            list: name.to_owned(),
+            confirms,
+            tests: BTreeMap::new(),
+            addresses,
+            left: 0,
+            unknown: false,
+        };
         self.rounds.insert(number, round);
         if !tested {
             return self.ask_addresses(number);
@@ -303,6 +324,10 @@ impl Lists {
             && !round.confirms
         {
             asked.busy = false;
+            // Said again only after a round in which every answer said something.
+            if !round.unknown {
+                asked.said = None;
+            }
         }
     }
 
@@ -339,13 +364,14 @@ impl Lists {
         let Some(round) = self.rounds.get_mut(&number) else { return vec![] };
         round.tests.insert(listed, reading);
         let (Some(on), Some(off)) = (round.tests.get(&true), round.tests.get(&false)) else { return vec![] };
-        let (name, wrong) = (round.list.clone(), wrong(on, off));
+        let (name, wrong, confirms) = (round.list.clone(), wrong(on, off), round.confirms);
         let Some(asked) = self.asked.get_mut(&name) else { return vec![] };
         if let Some(why) = wrong {
             self.end(number);
             return self.set_aside(&name, why);
         }
-        asked.good = asked.good.saturating_add(1);
+        // Several confirmations within a minute are not several cycles.
+        asked.good = asked.good.saturating_add(u32::from(!confirms));
         asked.standing.tested = true;
         let was_aside = asked.standing.aside.is_some();
         if was_aside && asked.good < GOOD {
@@ -360,8 +386,8 @@ impl Lists {
     fn set_aside(&mut self, name: &str, why: String) -> Vec<ListEvent> {
         let Some(asked) = self.asked.get_mut(name) else { return vec![] };
         asked.good = 0;
-        let before = asked.standing.aside.replace(why.clone());
-        if before.as_ref() == Some(&why) {
+        // One that fails now in this way and now in another is told once; `status` has the last one.
+        if asked.standing.aside.replace(why.clone()).is_some() {
             return vec![];
         }
         vec![ListEvent::SetAside { list: name.to_owned(), why }]
@@ -377,8 +403,15 @@ impl Lists {
     ) -> Vec<ListEvent> {
         let pair = (query.list.clone(), address);
         let Some(asked) = self.asked.get_mut(&query.list) else { return vec![] };
+        // Taken out of the config while it was asked.
+        if !self.addresses.contains(&address) {
+            return vec![];
+        }
         match reading {
             Reading::Unknown(why) => {
+                if let Some(round) = self.rounds.get_mut(&query.round) {
+                    round.unknown = true;
+                }
                 if asked.said.replace(why.clone()).as_ref() == Some(&why) {
                     return vec![];
                 }
@@ -389,31 +422,59 @@ impl Lists {
                 vec![]
             }
             Reading::Clean => {
-                asked.said = None;
-                let Some(clean) = self.listed.get_mut(&pair) else { return vec![] };
-                *clean += 1;
-                if *clean < CLEAN {
-                    return vec![];
-                }
-                self.listed.remove(&pair);
-                vec![ListEvent::Cleared { list: pair.0, address }]
+                asked.standing.scores.remove(&address);
+                self.clean(pair)
             }
             // To be on an allow list is no reason for anything.
             Reading::Listed { .. } if asked.list.purpose != Purpose::Block => vec![],
             Reading::Listed { meaning, action } => {
-                if let Some(clean) = self.listed.get_mut(&pair) {
-                    *clean = 0;
-                    return vec![];
+                let known = self.listed.get_mut(&pair);
+                match known {
+                    Some(known) if known.action == action => {
+                        known.clean = 0;
+                        return vec![];
+                    }
+                    // What it was listed for before is gone, and something weaker is left.
+                    Some(known) if known.action > action => {
+                        let mut events = self.clean(pair.clone());
+                        if !events.is_empty() {
+                            events.push(self.put_on(pair, meaning, action, reason));
+                        }
+                        return events;
+                    }
+                    _ if !query.reason => {
+                        self.confirm.entry(pair).or_insert_with(|| now.checked_add(CONFIRM).unwrap_or(now));
+                        return vec![];
+                    }
+                    _ => {}
                 }
-                if !query.reason {
-                    self.confirm.entry(pair).or_insert_with(|| now.checked_add(CONFIRM).unwrap_or(now));
-                    return vec![];
-                }
-                let (list, address) = pair.clone();
-                self.listed.insert(pair, 0);
-                vec![ListEvent::Listed { list, address, meaning, action, reason }]
+                vec![self.put_on(pair, meaning, action, reason)]
             }
         }
+    }
+
+    fn put_on(
+        &mut self,
+        pair: (String, IpAddr),
+        meaning: String,
+        action: Action,
+        reason: Option<String>,
+    ) -> ListEvent {
+        let (list, address) = pair.clone();
+        self.listed.insert(pair, OnList { action, clean: 0 });
+        ListEvent::Listed { list, address, meaning, action, reason }
+    }
+
+    /// A cycle in which an address was not on a list, or not for what it is known for.
+    fn clean(&mut self, pair: (String, IpAddr)) -> Vec<ListEvent> {
+        let Some(known) = self.listed.get_mut(&pair) else { return vec![] };
+        known.clean += 1;
+        if known.clean < CLEAN {
+            return vec![];
+        }
+        self.listed.remove(&pair);
+        let (list, address) = pair;
+        vec![ListEvent::Cleared { list, address }]
     }
 
     /// When [`Lists::due`] has something to do next, as far as time alone decides.
@@ -422,14 +483,6 @@ impl Lists {
         let rounds = self.asked.values().filter(|asked| !asked.busy).map(|asked| asked.due);
         let room = self.under_way.len() < AT_A_TIME && !self.waiting.is_empty();
         rounds.chain(self.confirm.values().copied()).chain(room.then_some(self.next)).min()
-    }
-
-    /// All times are by a clock that was set.
-    pub fn follow_clock(&mut self, by: SignedDuration) {
-        let moved = |at: &mut Timestamp| *at = at.checked_add(by).unwrap_or(*at);
-        self.asked.values_mut().for_each(|asked| moved(&mut asked.due));
-        self.confirm.values_mut().for_each(moved);
-        moved(&mut self.next);
     }
 }
 

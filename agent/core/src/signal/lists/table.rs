@@ -40,7 +40,7 @@ table! {
         default: bool,
         /// Whether it has IPv6 addresses too.
         ipv6: bool,
-        /// Whether it has the test points of RFC 5782. One without is never believed to list anybody.
+        /// Whether it has the test points of RFC 5782. A block list without is refused.
         tested: bool,
         /// Codes, each an address or a network in 127.0.0.0/8.
         code: Keyed<RawCode>,
@@ -213,6 +213,19 @@ fn read(name: &At<String>, raw: &RawList, problems: &mut Vec<Problem>) -> Option
             );
         }
     }
+    let purpose = raw.purpose.as_ref().map_or(Purpose::Block, |word| word.value.0);
+    if let Some(tested) = raw.tested.as_ref().filter(|tested| !tested.value && purpose == Purpose::Block) {
+        problems.push(
+            Problem::error(
+                code::UNTESTED,
+                format!("block list `{}` would be believed without test points", name.value),
+            )
+            .at(&tested.span, "only an allow list or a score can be without")
+            .help(
+                "A zone that died lists everything, and nobody could tell. Leave `tested` out, or the list.",
+            ),
+        );
+    }
     let checked = dated::month(raw.checked.as_ref()?, problems)?;
     let codes = raw.code.iter().flat_map(|keyed| &keyed.value.0);
     let codes = codes.filter_map(|(written, code)| read_code(written, code, problems)).collect();
@@ -220,7 +233,7 @@ fn read(name: &At<String>, raw: &RawList, problems: &mut Vec<Problem>) -> Option
     Some(List {
         name: name.value.clone(),
         zone: zone.trim_end_matches('.').to_owned(),
-        purpose: raw.purpose.as_ref().map_or(Purpose::Block, |word| word.value.0),
+        purpose,
         default: raw.default.as_ref().is_some_and(|truth| truth.value),
         ipv6: raw.ipv6.as_ref().is_some_and(|truth| truth.value),
         tested: raw.tested.as_ref().is_none_or(|truth| truth.value),

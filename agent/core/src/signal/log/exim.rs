@@ -1,0 +1,73 @@
+//! Exim's main log: `src/deliver.c` writes the line; its fields are in chapter 53 of the specification.
+
+use jiff::Timestamp;
+use jiff::civil::DateTime;
+
+use super::{Clock, Delivery, Line, bracketed};
+use crate::signal::reply::Reply;
+
+/// `DATE TIME [ZONE] [PID] MESSAGE-ID FLAG ADDRESS ... H=HOST [ADDRESS]:PORT I=[ADDRESS]:PORT ...`, then ` C="REPLY"`, or `: ` and
+/// what went wrong.
+pub(super) fn read(line: &str, clock: &Clock<'_>) -> Option<Line> {
+    let mut words = line.splitn(3, ' ');
+    let (date, time) = (words.next()?, words.next()?);
+    let mut rest = words.next()?;
+    let mut zone = None;
+    let (mut first, mut after) = rest.split_once(' ')?;
+    if first.starts_with(['+', '-']) && first.len() == 5 {
+        zone = Some(first);
+        rest = after;
+        (first, after) = rest.split_once(' ')?;
+    }
+    // The process that writes is not the one that connected: it is passed over.
+    if first.starts_with('[') {
+        (_, after) = after.split_once(' ')?;
+    }
+    let (flag, delivery) = after.split_once(' ')?;
+    if !matches!(flag, "=>" | "->" | "**" | "==") {
+        return None;
+    }
+    // A quoted local part may hold anything.
+    if delivery.starts_with('"') {
+        return Some(Line::Ambiguous);
+    }
+    let (_, host) = delivery.split_once(" H=")?;
+    let (destination, fields) = bracketed(host)?;
+    let text = if matches!(flag, "=>" | "->") {
+        let (_, reply) = fields.split_once(" C=\"")?;
+        reply.rsplit_once('"').map_or(reply, |(reply, _)| reply)
+    } else {
+        fields.split_once(": ")?.1
+    };
+    if Reply::read(text).is_none() {
+        return Some(Line::NoReply);
+    }
+    let own = fields.split_once(" C=\"").map_or(fields, |(own, _)| own);
+    let own = own.split_once(": ").map_or(own, |(own, _)| own);
+    Some(Line::Delivery(Delivery {
+        at: at(date, time, zone, clock),
+        pid: None,
+        local_port: local_port(own),
+        destination,
+        reply: text.to_owned(),
+        recipients: 1,
+    }))
+}
+
+fn at(date: &str, time: &str, zone: Option<&str>, clock: &Clock<'_>) -> Option<Timestamp> {
+    if let Some(zone) = zone {
+        let (hours, minutes) = zone.split_at_checked(3)?;
+        return format!("{date}T{time}{hours}:{minutes}").parse().ok();
+    }
+    let local: DateTime = format!("{date}T{time}").parse().ok()?;
+    Some(local.to_zoned_datetime(clock.zone.clone()).ok()?.timestamp())
+}
+
+/// From `I=[ADDRESS]:PORT` (log_selector `+outgoing_interface`).
+fn local_port(fields: &str) -> Option<u16> {
+    let (_, rest) = fields.split_once(" I=")?;
+    let (_, rest) = bracketed(rest)?;
+    let digits = rest.strip_prefix(':')?;
+    let end = digits.find(|c: char| !c.is_ascii_digit()).unwrap_or(digits.len());
+    digits[..end].parse().ok()
+}
