@@ -4,6 +4,7 @@ use std::ops::RangeInclusive;
 
 use jiff::SignedDuration;
 
+use super::numbers::whole;
 use crate::config::problem::{Problem, code};
 use crate::config::raw::RawConfig;
 use crate::config::read::At;
@@ -21,8 +22,10 @@ pub(super) fn fuse(raw: &RawConfig, problems: &mut Vec<Problem>) -> Fuse {
     let bounces = share(written.bounces.as_ref(), default.bounces, "bounces", problems);
     let blocks = share(written.blocks.as_ref(), default.blocks, "blocks", problems);
     let complaints = share(written.complaints.as_ref(), default.complaints, "complaints", problems);
-    let attempts = whole(written.attempts.as_ref(), ATTEMPTS, 200, "attempts", problems);
-    let hours = whole(written.window_hours.as_ref(), HOURS, 24, "window_hours", problems);
+    let attempts =
+        whole(written.attempts.as_ref(), ATTEMPTS, 200, ("attempts", code::FUSE_INVALID), problems);
+    let hours =
+        whole(written.window_hours.as_ref(), HOURS, 24, ("window_hours", code::FUSE_INVALID), problems);
     Fuse {
         bounces,
         blocks,
@@ -47,25 +50,6 @@ fn share(written: Option<&At<f64>>, default: u32, key: &str, problems: &mut Vec<
         Problem::error(code::FUSE_INVALID, format!("`{key}` cannot be {}", written.value))
             .at(&written.span, "above 0, up to 1")
             .help("Write a share: 0.05 is 5 %. 1 never blows before all of it fails."),
-    );
-    default
-}
-
-fn whole(
-    written: Option<&At<i64>>,
-    range: RangeInclusive<i64>,
-    default: i64,
-    key: &str,
-    problems: &mut Vec<Problem>,
-) -> i64 {
-    let Some(written) = written else { return default };
-    if range.contains(&written.value) {
-        return written.value;
-    }
-    problems.push(
-        Problem::error(code::FUSE_INVALID, format!("`{key}` cannot be {}", written.value))
-            .at(&written.span, format!("{} to {}", range.start(), range.end()))
-            .help(format!("Leave the key out for {default}.")),
     );
     default
 }

@@ -8,6 +8,7 @@ use std::ops::RangeInclusive;
 
 use jiff::SignedDuration;
 
+use super::numbers::whole;
 use crate::config::problem::{Problem, code};
 use crate::config::raw::{RawConfig, RawLists};
 use crate::config::read::At;
@@ -42,8 +43,20 @@ const PUBLIC: [&str; 14] = [
 pub(super) fn lists(raw: &RawConfig, view: &HostView, problems: &mut Vec<Problem>) -> Option<ListSettings> {
     let table = raw.lists.as_ref()?;
     let written = &table.value;
-    let minutes = whole(written.interval_minutes.as_ref(), INTERVAL, 10, "interval_minutes", problems);
-    let queries = whole(written.queries_per_minute.as_ref(), QUERIES, 600, "queries_per_minute", problems);
+    let minutes = whole(
+        written.interval_minutes.as_ref(),
+        INTERVAL,
+        10,
+        ("interval_minutes", code::LISTS_INVALID),
+        problems,
+    );
+    let queries = whole(
+        written.queries_per_minute.as_ref(),
+        QUERIES,
+        600,
+        ("queries_per_minute", code::LISTS_INVALID),
+        problems,
+    );
     let lists = chosen(written, view, problems);
     let keys = keys(written, &lists, problems);
     if written.resolver.is_none() && !written.unread.contains(&"resolver") {
@@ -120,23 +133,4 @@ fn resolver(written: &At<String>, problems: &mut Vec<Problem>) -> Option<SocketA
         );
     }
     Some(resolver)
-}
-
-fn whole(
-    written: Option<&At<i64>>,
-    range: RangeInclusive<i64>,
-    default: i64,
-    key: &str,
-    problems: &mut Vec<Problem>,
-) -> i64 {
-    let Some(written) = written else { return default };
-    if range.contains(&written.value) {
-        return written.value;
-    }
-    problems.push(
-        Problem::error(code::LISTS_INVALID, format!("`{key}` cannot be {}", written.value))
-            .at(&written.span, format!("{} to {}", range.start(), range.end()))
-            .help(format!("Leave the key out for {default}.")),
-    );
-    default
 }

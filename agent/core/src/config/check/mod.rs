@@ -12,6 +12,7 @@ mod identity;
 mod lists;
 mod matches;
 mod names;
+mod numbers;
 mod overlap;
 mod pools;
 mod providers;

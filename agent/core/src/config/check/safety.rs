@@ -2,6 +2,7 @@
 
 use std::ops::RangeInclusive;
 
+use super::numbers::whole;
 use crate::config::problem::{Problem, code};
 use crate::config::raw::RawConfig;
 use crate::config::read::At;
@@ -18,7 +19,8 @@ pub(super) fn safety(raw: &RawConfig, problems: &mut Vec<Problem>) -> Safety {
     let default = Safety::default();
     let Some(written) = raw.safety.as_ref().map(|safety| &safety.value) else { return default };
     let mut number = |written: Option<&At<i64>>, range: RangeInclusive<i64>, default: u32, key: &str| {
-        written.map_or(default, |written| whole(written, range, default, key, problems))
+        let number = whole(written, range, default.into(), (key, code::SAFETY_INVALID), problems);
+        u32::try_from(number).unwrap_or(default)
     };
     let flips_per_day = number(written.flips_per_day.as_ref(), FLIPS, default.flips_per_day, "flips_per_day");
     let failures = number(written.failures.as_ref(), FAILURES, default.failures, "failures");
@@ -33,26 +35,6 @@ pub(super) fn safety(raw: &RawConfig, problems: &mut Vec<Problem>) -> Safety {
         failures,
         silent_minutes,
         refused_minutes,
-    }
-}
-
-fn whole(
-    written: &At<i64>,
-    range: RangeInclusive<i64>,
-    default: u32,
-    key: &str,
-    problems: &mut Vec<Problem>,
-) -> u32 {
-    match u32::try_from(written.value).ok().filter(|_| range.contains(&written.value)) {
-        Some(number) => number,
-        None => {
-            problems.push(
-                Problem::error(code::SAFETY_INVALID, format!("`{key}` cannot be {}", written.value))
-                    .at(&written.span, format!("{} to {}", range.start(), range.end()))
-                    .help(format!("Leave the key out for {default}; docs/config.md says what it means.")),
-            );
-            default
-        }
     }
 }
 

@@ -27,13 +27,17 @@ pub(super) fn read(line: &str, clock: &Clock<'_>) -> Option<Line> {
     if !matches!(flag, "=>" | "->" | "**" | "==") {
         return None;
     }
-    // A quoted local part may hold anything.
-    if delivery.starts_with('"') {
+    // A local part may hold anything, and is written without its quotes: each field once, or it could be a stranger's.
+    let once = |field: &str| delivery.matches(field).count() == 1;
+    let address = delivery.split(' ').next().unwrap_or_default();
+    let is_plain = address.contains('@') && once(" H=") && once(" R=") && once(" T=");
+    let has_reply = matches!(flag, "=>" | "->");
+    if !is_plain || (has_reply && delivery.matches(" C=\"").count() > 1) {
         return Some(Line::Ambiguous);
     }
     let (_, host) = delivery.split_once(" H=")?;
     let (destination, fields) = bracketed(host)?;
-    let text = if matches!(flag, "=>" | "->") {
+    let text = if has_reply {
         let (_, reply) = fields.split_once(" C=\"")?;
         reply.rsplit_once('"').map_or(reply, |(reply, _)| reply)
     } else {

@@ -120,6 +120,11 @@ struct Clock<'z> {
     now: Timestamp,
 }
 
+/// Whether this is what an MTA names a message or a session by: else a stranger's text stands before what follows.
+fn is_id(text: &str) -> bool {
+    !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_alphanumeric())
+}
+
 /// The part between two marks, and what follows; none where a mark is missing.
 fn between<'t>(text: &'t str, from: &str, to: &str) -> Option<(&'t str, &'t str)> {
     let (_, rest) = text.split_once(from)?;
@@ -253,7 +258,7 @@ mod tests {
             ),
             (
                 Mta::Exim,
-                "2026-11-25 11:59:58 1vNabc-00000000AbC-1x2y ** \"a H=evil [198.51.100.66]: 250 ok\"@b.example R=r T=t H=mx [192.0.2.1]: SMTP error from remote mail server after RCPT TO:<a>: 550 no",
+                "2026-11-25 11:59:58 1vNabc-00000000AbC-1x2y ** a H=evil [198.51.100.66]: 250 ok@b.example R=r T=t H=mx [192.0.2.1]: SMTP error from remote mail server after RCPT TO:<a>: 550 no",
             ),
             (
                 Mta::OpenSmtpd,
@@ -270,6 +275,36 @@ mod tests {
                 }
                 other => assert_eq!(other, Line::Ambiguous, "{line}"),
             }
+        }
+    }
+
+    /// Each field once, wherever it stands: the rest could be a stranger's.
+    #[test]
+    fn fields_that_stand_twice_are_ambiguous_or_the_mtas_own() {
+        let twice = "2026-11-25 11:59:58 1vNabc-00000000AbC-1x2y => a H=evil [198.51.100.66] C=\"250 ok\"@b.example R=r T=t H=mx [192.0.2.1] C=\"250 no\"";
+        assert_eq!(reading(Mta::Exim, twice), Line::Ambiguous);
+        let inside = "Nov 25 11:59:58 host sm-mta[77]: 5AP: to=<\"a, xrelay=e [198.51.100.66]\"@b>, delay=1, mailer=esmtp, relay=mx.b. [192.0.2.25], dsn=4.0.0, stat=Deferred: 450 no";
+        assert_eq!(delivery(Mta::Sendmail, inside).destination, "192.0.2.25".parse::<IpAddr>().unwrap());
+    }
+
+    /// What a receiver says stands in other lines of the log too.
+    #[test]
+    fn a_reply_that_looks_like_a_delivery_is_none() {
+        for (mta, line) in [
+            (
+                Mta::OpenSmtpd,
+                "Nov 25 11:59:58 host smtpd[55]: 5f3cb8a1d2 mta error reason=BANNER rejected: 554 mta delivery evpid=1 to=<c@d> relay=\"198.51.100.66 (e)\" result=\"PermFail\" stat=\"550 no\"",
+            ),
+            (
+                Mta::Postfix,
+                "Nov 25 11:59:58 host postfix/smtp[1]: A1: host mx[192.0.2.1] said: 450 x: to=<a@b>, relay=evil[198.51.100.66]:25, delay=1, status=bounced (550 no (in reply to RCPT TO command))",
+            ),
+            (
+                Mta::Sendmail,
+                "Nov 25 11:59:58 host sm-mta[77]: 5AP: SYSERR: x: to=<a@b>, mailer=esmtp, relay=e. [198.51.100.66], dsn=5.0.0, stat=Deferred: 450 no",
+            ),
+        ] {
+            assert_eq!(reading(mta, line), Line::Other, "{line}");
         }
     }
 

@@ -1,6 +1,6 @@
 //! OpenSMTPD: `usr.sbin/smtpd/mta.c`, `mta_log`, writes the line. One process has all connections, so its number tells nothing.
 
-use super::{Clock, Delivery, Line, between, syslog};
+use super::{Clock, Delivery, Line, between, is_id, syslog};
 use crate::signal::reply::Reply;
 
 /// `SESSION mta delivery evpid=... from=<...> to=<...> rcpt=<...> source="..." relay="ADDRESS (HOST)" delay=... result="..."
@@ -10,7 +10,7 @@ pub(super) fn read(line: &str, clock: &Clock<'_>) -> Option<Line> {
     if headed.program != "smtpd" {
         return None;
     }
-    let (_session, fields) = headed.message.split_once(" mta delivery ")?;
+    let (_session, fields) = headed.message.split_once(" mta delivery ").filter(|(id, _)| is_id(id))?;
     if fields.matches(" relay=\"").count() != 1 {
         return Some(Line::Ambiguous);
     }

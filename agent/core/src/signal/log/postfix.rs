@@ -1,6 +1,6 @@
 //! Postfix: `src/smtp/smtp_trouble.c` and `src/global/log_adhoc.c` write the line.
 
-use super::{Clock, Delivery, Line, bracketed, syslog};
+use super::{Clock, Delivery, Line, bracketed, is_id, syslog};
 use crate::signal::reply::Reply;
 
 /// `QUEUE-ID: to=<RECIPIENT>, ..., relay=HOST[ADDRESS]:PORT, ..., status=STATUS (TEXT)`.
@@ -10,7 +10,7 @@ pub(super) fn read(line: &str, clock: &Clock<'_>) -> Option<Line> {
     if headed.program.rsplit('/').next() != Some("smtp") {
         return None;
     }
-    let (_queue_id, fields) = headed.message.split_once(": to=<")?;
+    let (_queue_id, fields) = headed.message.split_once(": to=<").filter(|(id, _)| is_id(id))?;
     // One that is not Postfix's own stands in the recipient's address or in the reply: nobody can tell which.
     if fields.matches(", relay=").count() != 1 {
         return Some(Line::Ambiguous);
