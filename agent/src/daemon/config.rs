@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use jiff::Timestamp;
+use jiff::tz::TimeZone;
 use mailsteer_core::config::{self, Config, HostView, Problem};
 use mailsteer_core::signal::reply::{DEFAULT, ReplyTable};
 use thiserror::Error;
@@ -92,12 +93,24 @@ fn judge(path: &Path, beside: &Path, text: String, loaded_at: Timestamp) -> Resu
         checked.problems.into_iter().partition(Problem::is_error);
     match checked.config {
         Some(config) => {
-            let warnings: Vec<String> = warnings.iter().map(ToString::to_string).collect();
             let replies = replies.map_or_else(default_replies, Arc::new);
+            let mut warnings: Vec<String> = warnings.iter().map(ToString::to_string).collect();
+            warnings.extend(old_rules(&replies, loaded_at));
             Ok(Loaded { config, text, warnings, replies, loaded_at })
         }
         None => Err(LoadError::Wrong { path: path.to_owned(), problems: errors }),
     }
+}
+
+/// That receivers may say something else by now than the rules know.
+fn old_rules(replies: &ReplyTable, now: Timestamp) -> Option<String> {
+    let today = now.to_zoned_datetime(TimeZone::UTC).date();
+    let old = replies.stale(today);
+    let (first, all) = (old.first()?, old.len());
+    Some(format!(
+        "{all} rules for replies were last checked more than a year ago (`{first}` for one): a newer mailsteer has newer ones, or \
+         look at their sources and put a replies.toml beside the config"
+    ))
 }
 
 /// The rules that come with mailsteer, which a test reads.
@@ -132,4 +145,18 @@ pub(super) async fn last_good(state: &Path, config: Option<&Path>) -> Result<Loa
     let path = last_good_file(state);
     let text = read(&path).await?;
     judge(&path, config.unwrap_or(&path), text, Timestamp::now())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rules_that_nobody_looked_at_for_a_year_are_said() {
+        let replies = default_replies();
+        assert!(!replies.is_empty());
+        assert_eq!(old_rules(&replies, "2026-12-01T00:00:00Z".parse().unwrap()), None);
+        let said = old_rules(&replies, "2028-01-01T00:00:00Z".parse().unwrap()).unwrap();
+        assert!(said.contains("more than a year ago"), "{said}");
+    }
 }
