@@ -25,7 +25,7 @@ pub(crate) struct Args {
 }
 
 /// What goes where: from the workspace, or from what was made (`man/`); to the package; mode.
-const FILES: [(&str, &str); 17] = [
+const FILES: [(&str, &str); 20] = [
     ("systemd/mailsteer.service", "usr/lib/systemd/system/mailsteer.service"),
     ("systemd/mailsteer-boot.service", "usr/lib/systemd/system/mailsteer-boot.service"),
     ("systemd/mailsteer.socket", "usr/lib/systemd/system/mailsteer.socket"),
@@ -43,6 +43,9 @@ const FILES: [(&str, &str); 17] = [
     ("docs/invariants.md", "usr/share/doc/mailsteer/invariants.md"),
     ("docs/limits.md", "usr/share/doc/mailsteer/limits.md"),
     ("config/default.toml", "usr/share/doc/mailsteer/examples/default.toml"),
+    ("config/lists.toml", "usr/share/doc/mailsteer/examples/lists.toml"),
+    ("config/replies.toml", "usr/share/doc/mailsteer/examples/replies.toml"),
+    ("config/prometheus/mailsteer.rules.yml", "usr/share/doc/mailsteer/examples/mailsteer.rules.yml"),
 ];
 
 /// Builds it and says where it is.

@@ -4,8 +4,10 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use jiff::Timestamp;
+use jiff::civil::Date;
 use jiff::tz::TimeZone;
 use mailsteer_core::config::{self, Config, HostView, Problem};
+use mailsteer_core::signal::lists::{self, ListTable};
 use mailsteer_core::signal::reply::{DEFAULT, ReplyTable};
 use thiserror::Error;
 use tracing::warn;
@@ -95,21 +97,30 @@ fn judge(path: &Path, beside: &Path, text: String, loaded_at: Timestamp) -> Resu
         Some(config) => {
             let replies = replies.map_or_else(default_replies, Arc::new);
             let mut warnings: Vec<String> = warnings.iter().map(ToString::to_string).collect();
-            warnings.extend(old_rules(&replies, loaded_at));
+            warnings.extend(old("rules for replies", &replies.stale(day(loaded_at)), REPLIES));
+            if config.lists.is_some() {
+                let (name, text) =
+                    view.lists.as_ref().map_or((LISTS, lists::DEFAULT), |(name, text)| (name, text));
+                let table = ListTable::load(name, text).table;
+                let stale = table.as_ref().map(|table| table.stale(day(loaded_at))).unwrap_or_default();
+                warnings.extend(old("DNS lists", &stale, LISTS));
+            }
             Ok(Loaded { config, text, warnings, replies, loaded_at })
         }
         None => Err(LoadError::Wrong { path: path.to_owned(), problems: errors }),
     }
 }
 
-/// That receivers may say something else by now than the rules know.
-fn old_rules(replies: &ReplyTable, now: Timestamp) -> Option<String> {
-    let today = now.to_zoned_datetime(TimeZone::UTC).date();
-    let old = replies.stale(today);
-    let (first, all) = (old.first()?, old.len());
+fn day(now: Timestamp) -> Date {
+    now.to_zoned_datetime(TimeZone::UTC).date()
+}
+
+/// That what a table says may not hold any more.
+fn old(what: &str, stale: &[&str], file: &str) -> Option<String> {
+    let (first, all) = (stale.first()?, stale.len());
     Some(format!(
-        "{all} rules for replies were last checked more than a year ago (`{first}` for one): a newer mailsteer has newer ones, or \
-         look at their sources and put a replies.toml beside the config"
+        "{all} {what} were last checked more than a year ago (`{first}` for one): a newer mailsteer has newer ones, or look at \
+         their sources and put a {file} beside the config"
     ))
 }
 
@@ -155,8 +166,9 @@ mod tests {
     fn rules_that_nobody_looked_at_for_a_year_are_said() {
         let replies = default_replies();
         assert!(!replies.is_empty());
-        assert_eq!(old_rules(&replies, "2026-12-01T00:00:00Z".parse().unwrap()), None);
-        let said = old_rules(&replies, "2028-01-01T00:00:00Z".parse().unwrap()).unwrap();
+        let on = |text: &str| old("rules", &replies.stale(text.parse().unwrap()), REPLIES);
+        assert_eq!(on("2026-12-01"), None);
+        let said = on("2028-01-01").unwrap();
         assert!(said.contains("more than a year ago"), "{said}");
     }
 }
