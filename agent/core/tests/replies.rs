@@ -190,3 +190,14 @@ fn forged_words_do_not_make_another_reply() {
         assert!(matches!(class, Class::Accepted | Class::Unknown), "{text}: {class}");
     }
 }
+
+/// Words that come near those of a refused address: "blocked", "host", "list", "denied".
+#[test]
+fn innocent_replies_in_the_words_of_guilty_ones_isolate_nobody() {
+    let file = format!("{}/tests/replies/by-hand/innocent.txt", env!("CARGO_MANIFEST_DIR"));
+    let (table, all) = (table(), text(std::path::Path::new(&file)));
+    for line in all.lines().filter(|line| !line.starts_with('#')) {
+        let judgement = table.judge(&Reply::read(line).unwrap(), None);
+        assert!(!isolates(word(&judgement)), "{} by {}: {line}", judgement.class, judgement.rule);
+    }
+}
