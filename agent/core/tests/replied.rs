@@ -111,6 +111,26 @@ impl Play {
         }
     }
 
+    /// So many refusals of long ago, as a log of another day has them.
+    fn send_old(&mut self, stream: &str, count: usize, hours: i64) {
+        let now = at(self.second);
+        for n in 0..count {
+            let read = Reply::read(BLOCKED).unwrap();
+            let one = Delivered {
+                at: now - SignedDuration::from_hours(hours),
+                stream: stream.to_owned(),
+                source: source(0),
+                provider: "other".to_owned(),
+                destination: IpAddr::from([20, 0, 0, u8::try_from(n % 200).unwrap()]),
+                judgement: TABLE.judge(&read, None),
+                permanent: true,
+                complaint: false,
+                reply: BLOCKED.to_owned(),
+            };
+            self.events.extend(self.world.apply(Observation::Delivered(vec![one]), now));
+        }
+    }
+
     /// How the slots of a stream are held: by source, and by refusal.
     fn slots(&self, stream: &str) -> BTreeMap<String, usize> {
         let decision = desired(&self.world, at(self.second));
@@ -210,6 +230,15 @@ fn complaints_and_blocks_have_shares_of_their_own() {
     assert_eq!(blocked.kinds("fuse-blown"), 0, "blocks are no bounces");
     blocked.send_many("news", 100, 20, BLOCKED);
     assert_eq!(blocked.kinds("fuse-blown"), 1, "{:?}", blocked.events);
+}
+
+#[test]
+fn a_log_of_another_day_says_nothing_of_today() {
+    let mut play = Play::new("");
+    play.send_old("mail", 400, 25);
+    assert_eq!((play.kinds("verdict"), play.kinds("fuse-blown")), (0, 0), "{:?}", play.events);
+    play.send_old("mail", 10, 1);
+    assert_eq!(play.kinds("verdict"), 0, "an hour ago is no evidence now");
 }
 
 #[test]

@@ -155,7 +155,9 @@ pub(super) async fn keep(state: &Path, text: &str) {
 pub(super) async fn last_good(state: &Path, config: Option<&Path>) -> Result<Loaded, LoadError> {
     let path = last_good_file(state);
     let text = read(&path).await?;
-    judge(&path, config.unwrap_or(&path), text, Timestamp::now())
+    // The tables beside the config may be what is broken: the boot has no use for them.
+    let with_tables = judge(&path, config.unwrap_or(&path), text.clone(), Timestamp::now());
+    with_tables.or_else(|_broken| judge(&path, &path, text, Timestamp::now()))
 }
 
 #[cfg(test)]

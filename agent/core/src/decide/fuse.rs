@@ -127,6 +127,10 @@ impl Fuses {
     pub(super) fn count(&mut self, one: &Delivered, config: &Config, now: Timestamp) -> Option<EventKind> {
         let pair = (one.stream.clone(), one.source);
         let fuse = &config.fuse;
+        // Out of a log of another day.
+        if now.duration_since(one.at) >= fuse.window {
+            return None;
+        }
         let window = self.windows.entry(pair.clone()).or_default();
         window.retain(|(began, _)| now.duration_since(*began) < fuse.window);
         match window.back_mut() {

@@ -107,6 +107,10 @@ impl World {
         if let Observation::Traffic(signals) = observation {
             return stamped(self.traffic.take(&signals, &self.config, now), now);
         }
+        // The same, where an MTA's hook reports each message.
+        if let Observation::Delivered(all) = observation {
+            return stamped(self.delivered(&all, now), now);
+        }
         let mut kinds = self.operator.expire(now, &self.names());
         match observation {
             Observation::Host(host) => self.host = Some(host),
@@ -127,9 +131,8 @@ impl World {
             Observation::ClockJumped { by } => kinds.push(EventKind::ClockJumped { by }),
             Observation::NoGuard => self.guard = false,
             Observation::Probing { source, provider } => self.traffic.probing(source, &provider, now),
-            Observation::Delivered(all) => self.delivered(&all, now, &mut kinds),
             Observation::Lists(said) => kinds.extend(self.traffic.lists_say(&said, &self.config, now)),
-            Observation::Tick | Observation::Traffic(_) => {}
+            Observation::Tick | Observation::Traffic(_) | Observation::Delivered(_) => {}
         }
         self.settle(now, &mut kinds);
         stamped(kinds, now)
@@ -146,13 +149,15 @@ impl World {
     }
 
     /// What became of messages: streams and sources that the config has.
-    fn delivered(&mut self, all: &[Delivered], now: Timestamp, kinds: &mut Vec<EventKind>) {
+    fn delivered(&mut self, all: &[Delivered], now: Timestamp) -> Vec<EventKind> {
+        let mut kinds = vec![];
         for one in all {
             kinds.extend(self.fuses.count(one, &self.config, now));
             if !one.complaint {
-                self.traffic.replied(one, &self.config, now, kinds);
+                self.traffic.replied(one, &self.config, now, &mut kinds);
             }
         }
+        kinds
     }
 
     /// Carries out what the operator said, or says why not.

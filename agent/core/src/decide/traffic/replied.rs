@@ -101,6 +101,10 @@ impl Traffic {
         now: Timestamp,
         events: &mut Vec<EventKind>,
     ) {
+        // Out of a log of another day: what was true then is no evidence now.
+        if now.duration_since(one.at) >= WINDOW {
+            return;
+        }
         let pair = (one.source, one.provider.clone());
         self.replies.take(&pair, one, now);
         match one.judgement.class {

@@ -11,10 +11,10 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::IpAddr;
 
 use jiff::{SignedDuration, Timestamp};
-use serde::{Deserialize, Serialize};
 
 use super::answer::{Answer, Reading};
 use super::name::{query_name, test_name};
+use super::query::{ListEvent, Pace, Query, Standing, What};
 use super::table::{Action, List, Purpose};
 
 /// A first listing is asked for again after this: a resolver's or a list's bad moment is over then.
@@ -27,96 +27,6 @@ const GOOD: u32 = 2;
 const BEGIN: SignedDuration = SignedDuration::from_secs(5);
 /// Queries that are under way at a time.
 const AT_A_TIME: usize = 32;
-
-/// How fast.
-#[derive(Clone, Copy, PartialEq, Debug)]
-pub struct Pace {
-    /// From one round of a list to the next.
-    pub interval: SignedDuration,
-    /// Queries a minute at most. Where that is too few, rounds take longer.
-    pub per_minute: u32,
-}
-
-/// What is asked.
-#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
-pub enum What {
-    /// A test point, and whether it has to be on the list.
-    Test(bool),
-    /// An address.
-    Address(IpAddr),
-}
-
-/// A query to be made.
-#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
-pub struct Query {
-    /// Which round it belongs to.
-    pub round: u64,
-    /// The list's name.
-    pub list: String,
-    /// What is asked.
-    pub what: What,
-    /// The name to ask an A record of.
-    pub name: String,
-    /// Whether the TXT record of a listing is wanted too.
-    pub reason: bool,
-}
-
-/// What was found.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
-pub enum ListEvent {
-    /// An address is on a list, asked twice.
-    Listed {
-        /// The list.
-        list: String,
-        /// The address.
-        address: IpAddr,
-        /// What its codes mean.
-        meaning: String,
-        /// What follows.
-        action: Action,
-        /// The list's own words.
-        reason: Option<String>,
-    },
-    /// It is on the list no more.
-    Cleared {
-        /// The list.
-        list: String,
-        /// The address.
-        address: IpAddr,
-    },
-    /// A list does not pass its tests: nobody looks at it until it does.
-    SetAside {
-        /// The list.
-        list: String,
-        /// Why.
-        why: String,
-    },
-    /// It passes them again.
-    Back {
-        /// The list.
-        list: String,
-    },
-    /// A list gives answers that say nothing, other than before.
-    Unknown {
-        /// The list.
-        list: String,
-        /// What it answers.
-        why: String,
-    },
-}
-
-/// What is known of a list.
-#[derive(Clone, PartialEq, Eq, Debug, Default)]
-pub struct Standing {
-    /// Why it is set aside, if it is.
-    pub aside: Option<String>,
-    /// Whether it has passed its tests at all.
-    pub tested: bool,
-    /// Queries by what came of them: `clean`, `listed`, `unknown`.
-    pub answers: BTreeMap<&'static str, u64>,
-    /// Scores, of a list that has them.
-    pub scores: BTreeMap<IpAddr, u8>,
-}
 
 #[derive(Clone, PartialEq, Debug)]
 struct Round {
@@ -214,8 +124,6 @@ impl Lists {
     pub fn watch(&mut self, addresses: BTreeSet<IpAddr>) {
         self.listed.retain(|(_, address), _| addresses.contains(address));
         self.confirm.retain(|(_, address), _| addresses.contains(address));
-        let scores = self.asked.values_mut().map(|asked| &mut asked.standing.scores);
-        scores.for_each(|scores| scores.retain(|address, _| addresses.contains(address)));
         self.addresses = addresses;
     }
 
@@ -417,14 +325,8 @@ impl Lists {
                 }
                 vec![ListEvent::Unknown { list: query.list.clone(), why }]
             }
-            Reading::Score(score) => {
-                asked.standing.scores.insert(address, score);
-                vec![]
-            }
-            Reading::Clean => {
-                asked.standing.scores.remove(&address);
-                self.clean(pair)
-            }
+            Reading::Score(_) => vec![],
+            Reading::Clean => self.clean(pair),
             // To be on an allow list is no reason for anything.
             Reading::Listed { .. } if asked.list.purpose != Purpose::Block => vec![],
             Reading::Listed { meaning, action } => {
@@ -483,17 +385,6 @@ impl Lists {
         let rounds = self.asked.values().filter(|asked| !asked.busy).map(|asked| asked.due);
         let room = self.under_way.len() < AT_A_TIME && !self.waiting.is_empty();
         rounds.chain(self.confirm.values().copied()).chain(room.then_some(self.next)).min()
-    }
-}
-
-impl Standing {
-    fn count(&mut self, reading: &Reading) {
-        let word = match reading {
-            Reading::Clean => "clean",
-            Reading::Listed { .. } | Reading::Score(_) => "listed",
-            Reading::Unknown(_) => "unknown",
-        };
-        *self.answers.entry(word).or_default() += 1;
     }
 }
 

@@ -12,9 +12,11 @@
 mod answer;
 mod machine;
 mod name;
+mod query;
 mod table;
 
 pub use answer::{Answer, Reading};
-pub use machine::{ListEvent, Lists, Pace, Query, Standing, What};
+pub use machine::Lists;
 pub use name::{query_name, test_name};
+pub use query::{ListEvent, Pace, Query, Standing, What};
 pub use table::{Action, DEFAULT, List, ListTable, ListsChecked, Purpose};
