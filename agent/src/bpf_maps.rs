@@ -1,10 +1,12 @@
 //! Where the pinned eBPF maps are and what shape they have, for the part that writes and the part that reads.
 //!
-//! Owns: pin paths, and the check of a pinned map's shape before anybody uses it. Must not: read or write values.
-//! A library that opens a pin by name takes whatever lies there; another version's map read as ours would be a
-//! wrong address in the end.
+//! Owns: pin paths, the check of a pinned map's shape before anybody uses it, and for how long a new element is tried
+//! again. Must not: know what a value means. A library that opens a pin by name takes whatever lies there; another
+//! version's map read as ours would be a wrong address in the end.
 
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use aya::maps::{MapData, MapError, MapInfo, MapType};
 use mailsteer_ebpf::{
@@ -72,6 +74,31 @@ pub enum PinnedMapError {
         /// What was expected.
         wanted: String,
     },
+}
+
+/// How often an element is tried again, and how long after: an interrupt fills the kernel's stock up, some microseconds
+/// later, or a thread where the kernel is a real-time one.
+const TRIES: usize = 50;
+const PAUSE: Duration = Duration::from_millis(1);
+
+/// Adds an element to a map whose elements are allocated one by one: `BPF_F_NO_PREALLOC`, or a trie. The kernel takes them
+/// from a small stock of each CPU and says that there is no memory when that is empty, with gigabytes free
+/// (kernel/bpf/memalloc.c; seen on 6.18).
+///
+/// # Errors
+/// The last try's, or the first one that is about something else.
+pub fn with_patience<T>(mut add: impl FnMut() -> Result<T, MapError>) -> Result<T, MapError> {
+    for _ in 1..TRIES {
+        match add() {
+            Err(error) if is_out_of_memory(&error) => std::thread::sleep(PAUSE),
+            done => return done,
+        }
+    }
+    add()
+}
+
+fn is_out_of_memory(error: &MapError) -> bool {
+    matches!(error, MapError::SyscallError(call) if call.io_error.kind() == ErrorKind::OutOfMemory)
 }
 
 /// The directory of this version's pins.
@@ -172,4 +199,45 @@ pub fn others_stand(bpffs: &Path) -> bool {
     entries.filter_map(|entry| entry.file_name().into_string().ok()).any(|name| {
         name != ours && name.strip_prefix('v').is_some_and(|version| version.parse::<u32>().is_ok())
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use aya::sys::SyscallError;
+
+    use super::*;
+
+    fn error(kind: ErrorKind) -> MapError {
+        MapError::SyscallError(SyscallError { call: "bpf_map_update_elem", io_error: kind.into() })
+    }
+
+    #[test]
+    fn an_empty_stock_is_waited_for_and_nothing_else_is() {
+        let mut tries = 0;
+        let added = with_patience(|| {
+            tries += 1;
+            if tries < 3 { Err(error(ErrorKind::OutOfMemory)) } else { Ok(()) }
+        });
+        assert!(added.is_ok());
+        assert_eq!(tries, 3);
+
+        let mut tries = 0;
+        let full = with_patience(|| -> Result<(), _> {
+            tries += 1;
+            Err(error(ErrorKind::ArgumentListTooLong))
+        });
+        assert!(full.is_err());
+        assert_eq!(tries, 1);
+    }
+
+    #[test]
+    fn memory_that_is_really_gone_is_said() {
+        let mut tries = 0;
+        let gone = with_patience(|| -> Result<(), _> {
+            tries += 1;
+            Err(error(ErrorKind::OutOfMemory))
+        });
+        assert!(gone.is_err_and(|error| is_out_of_memory(&error)));
+        assert_eq!(tries, TRIES);
+    }
 }

@@ -215,8 +215,9 @@ fn a_full_map_is_read_whole() {
     let of = |attempts| Counters { attempts, ..Counters::default() };
     for (key, n) in keys.clone().zip(1u64..) {
         let each: Vec<_> = (0..nr_cpus().unwrap() as u64).map(|cpu| of(n + cpu)).collect();
-        counters.insert(key, PerCpuValues::try_from(each).unwrap(), 0).unwrap();
-        swept.insert(key, of(n), 0).unwrap();
+        bpf_maps::with_patience(|| counters.insert(key, PerCpuValues::try_from(each.clone()).unwrap(), 0))
+            .unwrap();
+        bpf_maps::with_patience(|| swept.insert(key, of(n), 0)).unwrap();
     }
     let [counted, ended] = world.reader().apart().unwrap();
     let cpus = nr_cpus().unwrap() as u64;

@@ -16,7 +16,7 @@ use mailsteer_ebpf::{
 use super::hooks::Hooks;
 use super::settings::map_of;
 use super::{BpfError, access, pin_error};
-use crate::bpf_maps::{self, Given, MAPS};
+use crate::bpf_maps::{self, Given, MAPS, with_patience};
 
 /// The directory of another version's pins.
 #[derive(Clone, Debug)]
@@ -151,5 +151,5 @@ fn give(
 ) -> Result<(), BpfError> {
     let mut sum = ours.get(&key, 0).unwrap_or_default();
     sum.add(more);
-    ours.insert(key, sum, 0).map_err(access("SWEPT"))
+    with_patience(|| ours.insert(key, sum, 0)).map_err(access("SWEPT"))
 }

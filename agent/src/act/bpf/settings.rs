@@ -20,6 +20,7 @@ use mailsteer_ebpf::{
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, socket};
 
 use super::{BpfError, Programs, access};
+use crate::bpf_maps::with_patience;
 
 const SO_NETNS_COOKIE: libc::c_int = 71;
 /// How many networks can be excluded.
@@ -179,7 +180,8 @@ impl Programs {
         let mut trie: LpmTrie<&mut MapData, [u8; 16], u32> = map_of(&mut self.object, "EXCLUDE")?;
         for network in networks {
             let key = trie_key(network);
-            if add { trie.insert(&key, 1, 0) } else { trie.remove(&key) }.map_err(access("EXCLUDE"))?;
+            if add { with_patience(|| trie.insert(&key, 1, 0)) } else { trie.remove(&key) }
+                .map_err(access("EXCLUDE"))?;
         }
         Ok(())
     }

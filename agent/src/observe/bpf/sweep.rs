@@ -12,6 +12,8 @@ use mailsteer_ebpf::{
     FlowKey, Outcome,
 };
 
+use crate::bpf_maps::with_patience;
+
 use super::ReadError;
 use super::reader::{Reader, access};
 
@@ -98,7 +100,7 @@ impl Reader {
         let unanswered = u64::from(fate == Fate::Unanswered);
         let (bytes_out, bytes_in) = (conn.bytes_out, conn.bytes_in);
         sum.add(&Counters { closed: 1, unanswered, bytes_out, bytes_in, ..Counters::default() });
-        self.swept.insert(key, sum, 0).map_err(access("SWEPT"))
+        with_patience(|| self.swept.insert(key, sum, 0)).map_err(access("SWEPT"))
     }
 }
 
