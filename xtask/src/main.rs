@@ -17,6 +17,7 @@ mod fuzz;
 mod guards;
 mod kernel;
 mod man;
+mod programs;
 mod run;
 mod setup;
 mod test;

@@ -9,6 +9,7 @@ use std::time::Instant;
 
 use anyhow::{Context as _, Result, bail};
 
+use crate::programs::{self, Built, Kind};
 use crate::{kernel, run, setup};
 
 /// What to test.
@@ -23,6 +24,16 @@ pub(crate) struct Args {
     /// Only steps whose name contains one of these.
     filters: Vec<String>,
 }
+
+/// Where the workspace's packages are.
+const PACKAGES: [(&str, &str); 6] = [
+    ("agent/core", "mailsteer-core"),
+    ("agent", "mailsteer"),
+    ("agent-ebpf", "mailsteer-ebpf"),
+    ("xtask", "xtask"),
+    ("tests/fuzz", "mailsteer-fuzz"),
+    ("tests", "mailsteer-tests"),
+];
 
 /// Integration tests that need no root; every other one is about the kernel and does.
 const ROOTLESS: [&str; 3] = ["workspace", "architecture", "systemd"];
@@ -58,10 +69,18 @@ pub(crate) fn run(args: &Args) -> Result<()> {
         return kernel::run(series);
     }
     let mut sum = Sum::default();
-    for step in steps()? {
-        if args.filters.is_empty() || args.filters.iter().any(|filter| step.name.contains(filter.as_str())) {
-            sum.run(step)?;
-        }
+    let wanted = |name: &str| {
+        args.filters.is_empty() || args.filters.iter().any(|filter| name.contains(filter.as_str()))
+    };
+    for step in checks()?.into_iter().filter(|step| wanted(&step.name)) {
+        sum.run(step)?;
+    }
+    for step in tests(&wanted)? {
+        sum.run(step)?;
+    }
+    let kernel = Step::kernel(OLDEST)?;
+    if wanted(&kernel.name) {
+        sum.run(kernel)?;
     }
     sum.tell()
 }
@@ -79,79 +98,107 @@ fn prepare(args: &Args) -> Result<()> {
     Ok(())
 }
 
-fn steps() -> Result<Vec<Step>> {
+/// What needs none of our programs.
+fn checks() -> Result<Vec<Step>> {
     let cargo = |args: &[&str]| {
         let mut command = run::cargo();
         command.args(args);
         command
     };
-    let tests = ["test", "--locked", "--workspace", "--no-fail-fast"];
-    // Its program is a fuzzer's, and no test: `--bins` would run it as one.
-    let units = ["--lib", "--bins", "--exclude", "mailsteer-fuzz"];
-    let mut steps = vec![
-        Step::program("format", "cargo-fmt", cargo(&["fmt", "--all", "--check"])),
-        Step::program(
-            "clippy",
-            "cargo-clippy",
-            cargo(&["clippy", "--locked", "--workspace", "--all-targets", "--", "-D", "warnings"]),
-        ),
-        Step::program(
-            "deny: licenses bans sources",
-            "cargo-deny",
-            cargo(&[
-                "deny",
-                "--all-features",
-                "check",
-                "--hide-inclusion-graph",
-                "licenses",
-                "bans",
-                "sources",
-            ]),
-        ),
-        Step::plain("unit tests", cargo(&[&tests[..], &units].concat())),
-        Step::plain("doc tests", cargo(&[&tests[..], &["--doc"]].concat())),
-    ];
+    let clippy = ["clippy", "--locked", "--workspace", "--all-targets", "--", "-D", "warnings"];
+    let deny = ["deny", "--all-features", "check", "--hide-inclusion-graph", "licenses", "bans", "sources"];
     let mut verify = Command::new(std::env::current_exe()?);
     verify.args(["ebpf", "verify"]).current_dir(run::root());
-    steps.push(Step::program("ebpf verify", "bpf-linker", verify));
-    // Rootless ones first: what is cheap to know should be known early.
-    let mut rooted = Vec::new();
-    for (package, dir) in [
-        ("mailsteer-core", "agent/core/tests"),
-        ("mailsteer", "agent/tests"),
-        ("mailsteer-fuzz", "tests/fuzz/tests"),
-        ("mailsteer-tests", "tests/tests"),
-    ] {
-        let test = |target: &str| {
-            let mut command = cargo(&["test", "--locked", "-p", package, "--test", target]);
-            // One at a time: they share the machine's kernel, and some measure time.
-            command.args(["--", "--test-threads=1"]).env("MAILSTEER_BIN", run::built("mailsteer"));
-            command
-        };
-        for target in targets(&run::root().join(dir))? {
-            let step = Step::plain(&format!("{package}: {target}"), test(&target));
-            let rootless = ["mailsteer-core", "mailsteer-fuzz"].contains(&package)
-                || ROOTLESS.contains(&target.as_str());
-            if rootless {
-                steps.push(step);
-            } else {
-                rooted.push(step.rooted());
-            }
-            if target == BY_BOTH_HOOKS {
-                let mut command = test(&target);
-                command.env("MAILSTEER_BPF_HOOK", "clsact");
-                rooted.push(Step::plain(&format!("{package}: {target} by clsact"), command).rooted());
+    Ok(vec![
+        Step::program("format", "cargo-fmt", cargo(&["fmt", "--all", "--check"])),
+        Step::program("clippy", "cargo-clippy", cargo(&clippy)),
+        Step::program("deny: licenses bans sources", "cargo-deny", cargo(&deny)),
+        Step::program("ebpf verify", "bpf-linker", verify),
+        Step::plain("doc tests", cargo(&["test", "--locked", "--workspace", "--no-fail-fast", "--doc"])),
+    ])
+}
+
+/// The wanted tests, built first. Rootless ones come first: what is cheap to know should be known early.
+fn tests(wanted: &dyn Fn(&str) -> bool) -> Result<Vec<Step>> {
+    let Some(choice) = choice(wanted)? else { return Ok(Vec::new()) };
+    println!("\n==== build");
+    let began = Instant::now();
+    let built = programs::build(&choice)?;
+    println!("==== build: {} programs, {:.1} s", built.len(), began.elapsed().as_secs_f64());
+    let agent = programs::agent(&built)?;
+    let mut steps = Vec::new();
+    for one in built.iter().filter(|one| one.kind != Kind::Program) {
+        let package = package(&one.home)?;
+        let needs_root = needs_root(package, one);
+        for step in steps_of(one, package, agent).into_iter().filter(|step| wanted(&step.name)) {
+            steps.push((needs_root, if needs_root { step.rooted() } else { step }));
+        }
+    }
+    steps.sort_by(|(root, one), (other_root, other)| (root, &one.name).cmp(&(other_root, &other.name)));
+    Ok(steps.into_iter().map(|(_, step)| step).collect())
+}
+
+/// The files of tests to build: none named where everything is to be built, `None` where nothing is.
+fn choice(wanted: &dyn Fn(&str) -> bool) -> Result<Option<Vec<String>>> {
+    let mut files = Vec::new();
+    for (home, package) in PACKAGES {
+        if wanted(&unit_tests(package)) {
+            return Ok(Some(Vec::new()));
+        }
+        for target in targets(&run::root().join(home).join("tests"))? {
+            let name = format!("{package}: {target}");
+            if wanted(&name) || target == BY_BOTH_HOOKS && wanted(&by_clsact(&name)) {
+                files.push(target);
             }
         }
     }
-    // Never the binary of yesterday.
-    steps.push(Step::check("build the agent", cargo(&["build", "--locked", "-p", "mailsteer"])));
-    steps.extend(rooted);
-    steps.push(Step::kernel(OLDEST)?);
-    Ok(steps)
+    Ok((!files.is_empty()).then_some(files))
 }
 
-/// Names of the integration tests in a directory, sorted; none where there is no such directory.
+fn steps_of(one: &Built, package: &str, agent: &Path) -> Vec<Step> {
+    let command = || {
+        let mut command = Command::new(&one.path);
+        command.current_dir(&one.home).env("CARGO_MANIFEST_DIR", &one.home).env("MAILSTEER_BIN", agent);
+        command
+    };
+    if one.kind == Kind::Unit {
+        return vec![Step::plain(&unit_tests(package), command())];
+    }
+    // One at a time: they share the machine's kernel, and some measure time.
+    let alone = || {
+        let mut command = command();
+        command.arg("--test-threads=1");
+        command
+    };
+    let name = format!("{package}: {}", one.name);
+    let mut steps = vec![Step::plain(&name, alone())];
+    if one.name == BY_BOTH_HOOKS {
+        let mut command = alone();
+        command.env("MAILSTEER_BPF_HOOK", "clsact");
+        steps.push(Step::plain(&by_clsact(&name), command));
+    }
+    steps
+}
+
+fn unit_tests(package: &str) -> String {
+    format!("{package}: unit tests")
+}
+
+fn by_clsact(name: &str) -> String {
+    format!("{name} by clsact")
+}
+
+fn needs_root(package: &str, one: &Built) -> bool {
+    let pure = ["mailsteer-core", "mailsteer-fuzz"].contains(&package);
+    one.kind == Kind::Integration && !pure && !ROOTLESS.contains(&one.name.as_str())
+}
+
+fn package(home: &Path) -> Result<&'static str> {
+    let known = PACKAGES.iter().find(|(known, _)| run::root().join(known) == home);
+    known.map(|(_, name)| *name).with_context(|| format!("{} is not among xtask's packages", home.display()))
+}
+
+/// Names of the files of tests in a directory; none where there is no such directory.
 fn targets(dir: &Path) -> Result<Vec<String>> {
     let Ok(entries) = std::fs::read_dir(dir) else { return Ok(Vec::new()) };
     let mut names = Vec::new();
@@ -161,17 +208,12 @@ fn targets(dir: &Path) -> Result<Vec<String>> {
             names.push(path.file_stem().context("a test without a name")?.to_string_lossy().into_owned());
         }
     }
-    names.sort();
     Ok(names)
 }
 
 impl Step {
     fn plain(name: &str, command: Command) -> Self {
         Self { name: name.to_owned(), obstacle: None, counts: true, command }
-    }
-
-    fn check(name: &str, command: Command) -> Self {
-        Self { counts: false, ..Self::plain(name, command) }
     }
 
     fn program(name: &str, needs: &str, command: Command) -> Self {

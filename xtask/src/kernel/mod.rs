@@ -15,6 +15,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail};
 
+use crate::programs::{self, Built, Kind};
 use crate::{run, setup};
 use initramfs::Tree;
 use packages::Kernel;
@@ -24,8 +25,8 @@ const BUSYBOX: &str = "/bin/busybox";
 const QEMU: &str = "qemu-system-x86_64";
 /// Programs that agent and lab call.
 const TOOLS: [&str; 4] = ["nft", "ip", "tc", "conntrack"];
-/// Test programs: package, target, and what it is told.
-const TESTS: [(&str, &str); 2] = [("mailsteer", "bpf"), ("mailsteer-tests", "kernels")];
+/// Files of tests.
+const TESTS: [&str; 2] = ["bpf", "kernels"];
 /// Boot and tests together; they take a minute or two on two cores.
 const DEADLINE: Duration = Duration::from_secs(600);
 /// What the last line of the console begins with.
@@ -89,37 +90,19 @@ fn tree(kernel: &Kernel, home: &Path) -> Result<Tree> {
 
 /// The agent, the lab's programs and the tests, as cargo builds them now: name and path.
 fn built() -> Result<Vec<(String, PathBuf)>> {
-    let mut found = Vec::new();
-    let build = |args: &[&str]| {
-        let mut command = run::cargo();
-        command.args(args).args(["--locked", "--message-format=json-render-diagnostics"]);
-        command
+    let homes = ["agent", "tests"].map(|home| run::root().join(home));
+    let wanted = |one: &Built| match one.kind {
+        Kind::Program => homes.contains(&one.home),
+        Kind::Integration => TESTS.contains(&one.name.as_str()),
+        Kind::Unit => false,
     };
-    let mut commands = vec![build(&["build", "-p", "mailsteer", "-p", "mailsteer-tests", "--bins"])];
-    for (package, target) in TESTS {
-        commands.push(build(&["test", "--no-run", "-p", package, "--test", target]));
-    }
-    for mut command in commands {
-        let output = command.stderr(Stdio::inherit()).output()?;
-        if !output.status.success() {
-            bail!("{command:?}: {}", output.status);
-        }
-        found.extend(String::from_utf8_lossy(&output.stdout).lines().filter_map(executable));
-    }
-    Ok(found)
-}
-
-/// Name and path of a program in a line of cargo's messages.
-fn executable(line: &str) -> Option<(String, PathBuf)> {
-    let message: serde_json::Value = serde_json::from_str(line).ok()?;
-    let path = message.get("executable")?.as_str()?;
-    let name = message.get("target")?.get("name")?.as_str()?;
-    Some((name.to_owned(), PathBuf::from(path)))
+    let built = programs::build(&[])?;
+    Ok(built.into_iter().filter(wanted).map(|one| (one.name, one.path)).collect())
 }
 
 /// The first process: the file systems of a host, the tests one after the other, the end.
 fn init() -> String {
-    let tests: String = TESTS.map(|(_, name)| format!("/tests/{name} --test-threads=1 || code=1\n")).concat();
+    let tests: String = TESTS.map(|name| format!("/tests/{name} --test-threads=1 || code=1\n")).concat();
     format!(
         "#!/bin/sh
 /bin/busybox --install -s /bin 2>/dev/null
