@@ -18,7 +18,7 @@ const OF_THE_MACHINE: [&str; 9] =
 /// Looks as the command does; services are those of an empty root.
 fn examined(root: &Path, config: Option<&Config>) -> Vec<Finding> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-    let found = runtime.block_on(look(&Root(root.to_owned())));
+    let found = runtime.block_on(look(&Root(root.to_owned()), config));
     examine(&found, config)
 }
 

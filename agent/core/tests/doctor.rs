@@ -7,9 +7,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use mailsteer_core::config::{Config, HostView, load};
 use mailsteer_core::doctor::{
     CHECKS, Conntrack, Finding, Findings, Firewall, Foreign, InterfaceSettings, Level, Mount, PolicyRule,
-    Unit, Unread, examine, parse, reference, worst,
+    Read, Unit, Unread, examine, parse, reference, worst,
 };
 use mailsteer_core::model::{Address, AddressState, Family, Host, Link, Route};
+use mailsteer_core::signal::port25::{Met, Try};
 use serde_json::json;
 
 fn mount(at: &str, kind: &str) -> Mount {
@@ -65,8 +66,13 @@ fn healthy() -> Findings {
         local_ports: Ok((32_768, 60_999)),
         nftables_conf_flushes: Ok(None),
         networkd: Ok(Foreign { leaves_routes: false, leaves_rules: false }),
+        port25: Ok(Some([("main-1".to_owned(), Ok(vec![open()]))].into())),
         units: Ok(vec![]),
     }
+}
+
+fn open() -> Try {
+    Try { receiver: "203.0.113.1".parse().unwrap(), met: Met::Greeting, elsewhere: None }
 }
 
 fn rule(preference: u32, table: Option<u32>) -> PolicyRule {
@@ -172,6 +178,7 @@ fn what_cannot_be_read_is_a_note_and_no_verdict() {
         nftables: no(),
         iptables: no(),
         local_ports: no(),
+        port25: no(),
         nftables_conf_flushes: no(),
         networkd: no(),
         units: no(),
@@ -384,4 +391,32 @@ fn the_reference_is_current() {
     }
     let written = String::from_utf8(std::fs::read(&path).unwrap()).unwrap();
     assert_eq!(written, reference(), "{} is not current", path.display());
+}
+
+#[test]
+fn a_block_of_port_25_is_told_from_dead_receivers() {
+    let tried = |met: &Met, elsewhere| -> Read<Vec<Try>> {
+        let to = ["203.0.113.1", "203.0.113.2"].map(|to| to.parse().unwrap());
+        Ok(to.map(|receiver| Try { receiver, met: met.clone(), elsewhere }).into())
+    };
+    let after = |tries: [Read<Vec<Try>>; 2]| {
+        let names = ["main-1".to_owned(), "main-2".to_owned()];
+        after("port25", None, |found| found.port25 = Ok(Some(names.into_iter().zip(tries).collect())))
+    };
+    let (level, text) = after([tried(&Met::Greeting, None), tried(&Met::Greeting, None)]);
+    assert!(level == Level::Ok && text.contains("open from 2 sources"), "{text}");
+    let (level, text) = after([tried(&Met::Silence, Some(587)), tried(&Met::Silence, Some(587))]);
+    assert!(level == Level::Bad && text.contains("at port 587"), "{text}");
+    let (level, text) = after([tried(&Met::Greeting, None), tried(&Met::Silence, None)]);
+    assert!(
+        level == Level::Bad && text.contains("main-2") && text.contains("answers other sources"),
+        "{text}"
+    );
+    let (level, text) = after([tried(&Met::Silence, None), tried(&Met::Silence, None)]);
+    assert!(level == Level::Note && text.contains("answers anybody"), "{text}");
+    let unread = || Err(Unread { why: "cannot be bound".into(), needs_root: false });
+    let (level, text) = after([unread(), unread()]);
+    assert!(level == Level::Note && text.contains("cannot be bound"), "{text}");
+    let (level, text) = self::after("port25", None, |found| found.port25 = Ok(None));
+    assert!(level == Level::Note && text.contains("[preflight]"), "{text}");
 }

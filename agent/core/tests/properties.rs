@@ -113,6 +113,7 @@ fn config(shape: &Shape) -> Config {
         retention: Retention::default(),
         safety: Safety::default(),
         lists: None,
+        preflight: None,
         fuse: Fuse::default(),
         uplinks: if two { (0..2).map(uplink).collect() } else { Vec::new() },
         providers: Vec::new(),

@@ -19,8 +19,8 @@ use crate::observe::doctor::{Root, look};
 /// Shows what is the matter with this host; the exit status is that of the worst.
 pub(super) fn doctor(file: Option<&Path>, json: bool, style: Style) -> Result<u8> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    let found = runtime.block_on(look(&Root::default()));
     let (config, judged) = file.map(of_file).transpose()?.unwrap_or_default();
+    let found = runtime.block_on(look(&Root::default(), config.as_ref()));
     let mut findings = judged;
     findings.extend(doctor::examine(&found, config.as_ref()));
     let level = doctor::worst(&findings);

@@ -10,6 +10,7 @@ mod probes;
 mod tell;
 
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -20,6 +21,7 @@ use mailsteer_core::decide::{Beliefs, Command, Decision, Observation, OperatorEr
 use mailsteer_core::model::{Delivered, Sign, Signal};
 use mailsteer_core::plan::Action;
 use mailsteer_core::signal::lists::ListEvent;
+use mailsteer_core::signal::port25::Try;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
 use tracing::{debug, warn};
@@ -63,6 +65,8 @@ pub(super) enum Trigger {
     Delivered(Vec<Delivered>),
     /// What DNS lists said.
     Lists(Vec<ListEvent>),
+    /// What a round of the preflight met, from which source.
+    Tried(IpAddr, Vec<Try>),
     /// Somebody touched our table, or may have.
     Table(TableChange),
     /// The operator said something.
@@ -303,6 +307,11 @@ impl Reconciler {
             Trigger::Lists(said) => {
                 let now = self.now();
                 let events = self.world.apply(Observation::Lists(said), now);
+                self.tell(&events);
+            }
+            Trigger::Tried(source, tries) => {
+                let now = self.now();
+                let events = self.world.apply(Observation::Tried { source, tries }, now);
                 self.tell(&events);
             }
             Trigger::Table(change) => {

@@ -9,6 +9,7 @@ pub mod init;
 mod looker;
 pub mod net;
 pub mod nft;
+pub mod port25;
 pub mod probe;
 
 pub use looker::{Look, LookError, Looker};

@@ -13,6 +13,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use mailsteer_core::model::{Sign, SourceId, UplinkId};
+use mailsteer_core::signal::port25::Met;
 use mailsteer_ebpf::Mark;
 use socket2::{Domain, Socket, Type};
 use thiserror::Error;
@@ -41,10 +42,8 @@ impl Default for Patience {
 /// From which source, by which way, to whom.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Probe {
-    /// The source.
-    pub source: SourceId,
-    /// Its uplink.
-    pub uplink: UplinkId,
+    /// The source and its uplink, by whose mark the rules know a probe; `None` where no rules of ours stand.
+    pub slot: Option<(SourceId, UplinkId)>,
     /// Its address on this host.
     pub from: IpAddr,
     /// The receiver, of the same family.
@@ -76,28 +75,57 @@ impl Probe {
     /// # Errors
     /// Where this host could not make it.
     pub async fn run(self, patience: Patience) -> Result<Sign, ProbeError> {
-        let mut stream = self.begin()?;
-        match timeout(patience.connect, stands(&stream)).await {
-            Ok(Ok(())) => {}
-            Ok(Err(error)) => return Ok(failed(not_connected(&error))),
-            Err(_) => return Ok(failed(format!("no answer within {} s", seconds(patience.connect)))),
-        }
+        Ok(match self.meet(patience).await? {
+            Met::Greeting => Sign::ProbeGreeted,
+            Met::Silence => failed(format!("no answer within {} s", seconds(patience.connect))),
+            // The words are whole.
+            Met::Other(why) => failed(why),
+            met => failed(met.to_string()),
+        })
+    }
+
+    /// The same, in the words of the preflight.
+    ///
+    /// # Errors
+    /// Where this host could not make it.
+    pub async fn meet(self, patience: Patience) -> Result<Met, ProbeError> {
+        let mut stream = match self.connect(patience.connect).await? {
+            Ok(stream) => stream,
+            Err(met) => return Ok(met),
+        };
         let heard = timeout(patience.greeting, greeting(&mut stream)).await;
-        let sign = match heard {
+        let met = match heard {
             Ok(Ok(text)) => judge(&text),
-            Ok(Err(error)) => failed(format!("connected, and then {}", in_words(&error))),
-            Err(_) => failed(format!("connected, and no greeting within {} s", seconds(patience.greeting))),
+            Ok(Err(error)) => Met::Other(format!("connected, and then {}", in_words(&error))),
+            Err(_) => {
+                Met::Other(format!("connected, and no greeting within {} s", seconds(patience.greeting)))
+            }
         };
         let _whatever_it_says = timeout(FAREWELL, part(&mut stream)).await;
-        Ok(sign)
+        Ok(met)
+    }
+
+    /// Connects, and no more: whoever listens there need not speak SMTP.
+    ///
+    /// # Errors
+    /// Where this host could not send the SYN.
+    pub async fn connect(self, patience: Duration) -> Result<Result<TcpStream, Met>, ProbeError> {
+        let stream = self.begin()?;
+        Ok(match timeout(patience, stands(&stream)).await {
+            Ok(Ok(())) => Ok(stream),
+            Ok(Err(error)) => Err(not_connected(&error)),
+            Err(_) => Err(Met::Silence),
+        })
     }
 
     /// Sends the SYN. What goes wrong until then is this host's doing.
     fn begin(&self) -> Result<TcpStream, ProbeError> {
         let socket = Socket::new(Domain::for_address(self.to), Type::STREAM.nonblocking(), None);
         let socket = socket.map_err(self.cannot("cannot make a socket"))?;
-        let mark = Mark { uplink: self.uplink.0, lane: 0, source: self.source.0 }.pack();
-        socket.set_mark(mark).map_err(self.cannot("cannot set the packet mark"))?;
+        if let Some((source, uplink)) = self.slot {
+            let mark = Mark { uplink: uplink.0, lane: 0, source: source.0 }.pack();
+            socket.set_mark(mark).map_err(self.cannot("cannot set the packet mark"))?;
+        }
         let from = SocketAddr::new(self.from, 0);
         socket.bind(&from.into()).map_err(self.cannot("cannot be bound to the source's address"))?;
         match socket.connect(&self.to.into()) {
@@ -122,11 +150,11 @@ async fn stands(stream: &TcpStream) -> io::Result<()> {
 }
 
 /// What the far side, or the way to it, said to the SYN.
-fn not_connected(error: &io::Error) -> String {
+fn not_connected(error: &io::Error) -> Met {
     match error.raw_os_error() {
-        Some(libc::ECONNREFUSED) => "refused".to_owned(),
-        Some(libc::ETIMEDOUT) => "no answer".to_owned(),
-        _ => format!("unreachable: {}", in_words(error)),
+        Some(libc::ECONNREFUSED) => Met::Refused,
+        Some(libc::ETIMEDOUT) => Met::Silence,
+        _ => Met::Unreachable(in_words(error)),
     }
 }
 
@@ -169,15 +197,15 @@ fn is_whole(text: &[u8]) -> bool {
     lines.flatten().is_some_and(|last| last.get(3) != Some(&b'-'))
 }
 
-fn judge(text: &[u8]) -> Sign {
+fn judge(text: &[u8]) -> Met {
     // A stranger's words, which go on into tables and records.
     let all = String::from_utf8_lossy(text);
     let line = all.lines().last().unwrap_or_default();
     let said: String = line.trim_end().chars().filter(|c| !c.is_control()).take(TOLD).collect();
     match text.first() {
-        Some(b'2') if code(text).is_some() => Sign::ProbeGreeted,
-        Some(b'4' | b'5') if code(text).is_some() => failed(format!("greeted with {said}")),
-        _ => failed(format!("greeted with what is no SMTP: {said}")),
+        Some(b'2') if code(text).is_some() => Met::Greeting,
+        Some(b'4' | b'5') if code(text).is_some() => Met::Other(format!("greeted with {said}")),
+        _ => Met::Other(format!("greeted with what is no SMTP: {said}")),
     }
 }
 
@@ -202,8 +230,8 @@ mod tests {
 
     fn why(text: &str) -> Option<String> {
         match judge(text.as_bytes()) {
-            Sign::ProbeGreeted => None,
-            Sign::ProbeFailed { why } => Some(why),
+            Met::Greeting => None,
+            Met::Other(why) => Some(why),
             other => unreachable!("{other:?}"),
         }
     }

@@ -17,7 +17,7 @@ const SHORT: Patience =
 
 fn probe(id: u16, to: &str, port: u16) -> Probe {
     let to = SocketAddr::new(to.parse().unwrap(), port);
-    Probe { source: SourceId(id), uplink: UplinkId(1), from: address(id), to }
+    Probe { slot: Some((SourceId(id), UplinkId(1))), from: address(id), to }
 }
 
 async fn why(probe: Probe) -> String {

@@ -19,6 +19,6 @@ pub use problem::{CODES, Label, Problem, Severity};
 pub use schema::{reference, schema};
 pub use settings::{
     Balance, Config, ControlAccess, Ebpf, Fuse, HostView, Ipv6, ListSettings, Mode, OTHER, OnExhausted,
-    OnFlip, OnRelapse, OwnTable, Plumbing, Pool, PoolSource, Provider, Retention, Safety, Stream, Tier,
-    Uplink,
+    OnFlip, OnRelapse, OwnTable, Plumbing, Pool, PoolSource, Preflight, Provider, Retention, Safety, Stream,
+    Tier, Uplink,
 };

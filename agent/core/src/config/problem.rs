@@ -240,6 +240,7 @@ codes! {
     STREAM_UNREACHABLE = "stream-unreachable",
     FUSE_INVALID = "fuse-invalid",
     LISTS_INVALID = "lists-invalid",
+    PREFLIGHT_INVALID = "preflight-invalid",
     UNKNOWN_LIST = "unknown-list",
     LIST_WITHOUT_KEY = "list-without-key",
     PUBLIC_RESOLVER = "public-resolver",

@@ -44,6 +44,8 @@ table! {
         fuse: RawFuse,
         /// DNS lists (DNSBLs) that every public address is looked up in. Without this table nobody looks.
         lists: RawLists,
+        /// The preflight: with it, a source that is new is tried at port 25 before mail depends on it.
+        preflight: RawPreflight,
         /// Uplinks by name: interface and gateway by which mail leaves. None: found by the default routes.
         uplink: Keyed<RawUplink>,
         /// Providers by name: who receives. What is believed of a source at one provider leaves the others alone; receivers
@@ -210,6 +212,20 @@ table! {
         queries_per_minute: i64,
         /// By list, the file that holds the subscriber's key (Spamhaus DQS).
         keys: Keyed<At<String>>,
+    }
+}
+
+table! {
+    /// The preflight: a source that was never seen to work is tried at port 25. Where others of its pool have worked, it waits
+    /// until it has too, for ten minutes at most; where none has, it serves meanwhile. One whose port 25 a hoster or a
+    /// firewall blocks serves nothing until it is open, or until you say `resume`.
+    #[schemars(rename = "Preflight")]
+    pub(crate) struct RawPreflight {
+        /// Mail servers that may be connected to at port 25, by address or name; two at least, of each family that sources
+        /// have. They get a connection, and `QUIT`, for each new source. Hosts that answer at 587, 465 or 443 too are best:
+        /// these tell a block of port 25 from a receiver that is down.
+        #[schemars(required)]
+        receivers: Many<String>,
     }
 }
 

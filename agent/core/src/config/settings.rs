@@ -38,6 +38,8 @@ pub struct Config {
     pub fuse: Fuse,
     /// DNS lists that are asked; `None`: none.
     pub lists: Option<ListSettings>,
+    /// Whom a new source is tried with; `None`: it is not.
+    pub preflight: Option<Preflight>,
     /// Uplinks as configured; empty: found by the default routes.
     pub uplinks: Vec<Uplink>,
     /// Providers in file order; what no one has is [`OTHER`].
@@ -348,6 +350,13 @@ pub struct ListSettings {
     pub keys: BTreeMap<String, String>,
 }
 
+/// Whom a new source is tried with at port 25, before mail depends on it.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Preflight {
+    /// Addresses and host names, each once.
+    pub receivers: Vec<String>,
+}
+
 /// An uplink.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Uplink {
@@ -393,6 +402,7 @@ impl Config {
             safety: Safety::default(),
             fuse: Fuse::default(),
             lists: None,
+            preflight: None,
             uplinks: vec![],
             providers: vec![],
             pools: BTreeMap::new(),

@@ -75,6 +75,7 @@ fn next_deadline(world: &World, now: Timestamp) -> Option<Timestamp> {
         .chain(world.traffic.next_deadline())
         .chain(world.next_probe())
         .chain(world.flaps.next_deadline())
+        .chain(world.next_preflight())
         .filter(|&at| at > now)
         .min()
 }

@@ -225,6 +225,22 @@ pub enum EventKind {
         /// Live ones that were ended (`on_flip`).
         ended: u64,
     },
+    /// Nothing that a source sends to port 25 arrives.
+    Port25Blocked {
+        /// The source's name.
+        source: String,
+        /// Its address on this host.
+        address: IpAddr,
+        /// What the tries showed.
+        why: String,
+    },
+    /// What a source sends to port 25 arrives again.
+    Port25Open {
+        /// The source's name.
+        source: String,
+        /// Its address on this host.
+        address: IpAddr,
+    },
     /// A pool has no eligible source left.
     Exhausted {
         /// The stream.
@@ -295,6 +311,8 @@ impl EventKind {
             Self::ConfigLoaded { .. } => "config-loaded",
             Self::SourceEligible { .. } => "source-eligible",
             Self::SourceIneligible { .. } => "source-ineligible",
+            Self::Port25Blocked { .. } => "port25-blocked",
+            Self::Port25Open { .. } => "port25-open",
             Self::Suspended { .. } => "suspended",
             Self::Resumed { .. } => "resumed",
             Self::BypassStarted { .. } => "bypass-started",
@@ -333,6 +351,8 @@ impl EventKind {
             Self::ConfigLoaded { .. } | Self::ConfigRefused { .. } => "config",
             Self::SourceEligible { source, .. }
             | Self::SourceIneligible { source, .. }
+            | Self::Port25Blocked { source, .. }
+            | Self::Port25Open { source, .. }
             | Self::Suspended { source, .. }
             | Self::Verdict { source, .. }
             | Self::FlipWithheld { source, .. }

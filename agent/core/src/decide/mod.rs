@@ -11,6 +11,7 @@ mod flips;
 mod fuse;
 mod ids;
 mod operator;
+mod preflight;
 mod reason;
 mod slots;
 mod sources;
@@ -25,6 +26,7 @@ pub use flips::{Flip, flips};
 pub use fuse::{Blown, Share as FuseShare};
 pub use ids::Ids;
 pub use operator::{Bypass, Command, Hold, OperatorError, Suspension};
+pub use preflight::WantedPreflight;
 pub use reason::Reason;
 pub use slots::{MAX_SLOTS, slot_count};
 pub use traffic::{

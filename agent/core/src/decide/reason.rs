@@ -51,6 +51,13 @@ pub enum Reason {
         /// Until when.
         until: Timestamp,
     },
+    /// It is new, others serve, and its port 25 is being tried.
+    Untried,
+    /// Nothing that it sends to port 25 arrives.
+    PortBlocked {
+        /// What the tries showed.
+        why: String,
+    },
     /// Isolated at a provider, by what its traffic met.
     Isolated {
         /// The provider; `*` for every one.
@@ -78,6 +85,8 @@ impl Reason {
             Self::WeightZero => "weight-zero",
             Self::Spare => "spare",
             Self::Flapping { .. } => "flapping",
+            Self::Untried => "untried",
+            Self::PortBlocked { .. } => "port-blocked",
             Self::Isolated { .. } => "isolated",
         }
     }
@@ -96,6 +105,8 @@ impl fmt::Display for Reason {
             Self::FuseBlown { why } => write!(f, "the fuse is blown: {why}"),
             Self::WeightZero => f.write_str("its weight is 0"),
             Self::Spare => f.write_str("a spare, and enough primary sources are eligible"),
+            Self::Untried => f.write_str("new: its port 25 is being tried"),
+            Self::PortBlocked { why } => write!(f, "port 25 is blocked on the way out: {why}"),
             Self::Flapping { until } => write!(f, "lost and back several times: held until {until:.0}"),
             Self::Isolated { provider, cause, until } => {
                 let at = if provider == EVERYWHERE { "every provider" } else { provider };

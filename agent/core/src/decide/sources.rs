@@ -7,7 +7,7 @@ use super::{Reason, uplinks};
 use crate::config::PoolSource;
 use crate::model::{AddressState, Family, Host, UplinkId, UplinkPlan};
 
-/// The uplink that a source leaves by, or why it cannot serve; a source that flaps cannot either.
+/// The uplink that a source leaves by, or why it cannot serve; one that flaps, or waits for its preflight, cannot either.
 pub(super) fn standing(
     world: &World,
     host: &Host,
@@ -15,7 +15,7 @@ pub(super) fn standing(
     source: &PoolSource,
 ) -> Result<UplinkId, Reason> {
     let uplink = by_facts(world, host, ways, source)?;
-    world.flaps.holds(source.local).map_or(Ok(uplink), Err)
+    world.waits(source.local).map_or(Ok(uplink), Err)
 }
 
 /// The same by what is now, whatever was before.

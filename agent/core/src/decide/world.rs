@@ -11,13 +11,15 @@ use jiff::{SignedDuration, Timestamp};
 use super::flaps::Flaps;
 use super::fuse::{Blown, Fuses};
 use super::operator::Operator;
+use super::preflight::{Preflight, WantedPreflight};
 use super::traffic::{Beliefs, Rails, Traffic, Verdict, WantedProbe};
 use super::{
     Bypass, Command, Event, EventKind, Hold, Ids, OperatorError, Reason, Suspension, sources, uplinks,
 };
 use crate::config::{Config, Ebpf, PoolSource};
-use crate::model::{Delivered, Host, LaneId, Signal, SourceId, UplinkId};
+use crate::model::{Delivered, Host, LaneId, Sign, Signal, SourceId, UplinkId};
 use crate::signal::lists::ListEvent;
+use crate::signal::port25::Try;
 
 /// How long connections of a pool wait for an address that is on its way, before they are refused: duplicate address
 /// detection takes 1 to 2 s (RFC 4862 section 5.4), and a SYN sent again by 7 s still finds a patient client.
@@ -57,6 +59,18 @@ pub enum Observation {
     Delivered(Vec<Delivered>),
     /// What DNS lists said of public addresses.
     Lists(Vec<ListEvent>),
+    /// A round of tries that was wanted is being made.
+    Trying {
+        /// From which source: its address on this host.
+        source: IpAddr,
+    },
+    /// What a round of tries met.
+    Tried {
+        /// From which source: its address on this host.
+        source: IpAddr,
+        /// Each receiver that was tried.
+        tries: Vec<Try>,
+    },
     /// Time has passed.
     Tick,
 }
@@ -71,6 +85,7 @@ pub struct World {
     pub(super) operator: Operator,
     pub(super) traffic: Traffic,
     pub(super) flaps: Flaps,
+    pub(super) preflight: Preflight,
     pub(super) fuses: Fuses,
     pub(super) ids: Ids,
     /// Since when a wanted address has been on its way.
@@ -89,6 +104,7 @@ impl World {
             operator: Operator::default(),
             traffic: Traffic::default(),
             flaps: Flaps::default(),
+            preflight: Preflight::default(),
             fuses: Fuses::default(),
             ids: Ids::default(),
             awaited: BTreeMap::new(),
@@ -105,6 +121,7 @@ impl World {
         }
         // It comes many times a second, and touches nothing that standings rest on.
         if let Observation::Traffic(signals) = observation {
+            self.note_worked(&signals);
             return stamped(self.traffic.take(&signals, &self.config, now), now);
         }
         // The same, where an MTA's hook reports each message.
@@ -131,6 +148,8 @@ impl World {
             Observation::ClockJumped { by } => kinds.push(EventKind::ClockJumped { by }),
             Observation::NoGuard => self.guard = false,
             Observation::Probing { source, provider } => self.traffic.probing(source, &provider, now),
+            Observation::Trying { source } => self.preflight.begin(source, now),
+            Observation::Tried { source, tries } => kinds.extend(self.tried(source, &tries, now)),
             Observation::Lists(said) => kinds.extend(self.traffic.lists_say(&said, &self.config, now)),
             Observation::Tick | Observation::Traffic(_) | Observation::Delivered(_) => {}
         }
@@ -143,9 +162,26 @@ impl World {
         self.operator.follow_clock(by);
         self.traffic.follow_clock(by);
         self.flaps.follow_clock(by);
+        self.preflight.follow_clock(by);
         self.fuses.follow_clock(by);
         self.ids.follow_clock(by);
         self.awaited.values_mut().for_each(|since| *since = moved(*since, by));
+    }
+
+    /// A connection that stood shows more than any try.
+    fn note_worked(&mut self, signals: &[Signal]) {
+        let stood = signals.iter().filter(|signal| signal.sign == Sign::Established);
+        stood.for_each(|signal| self.preflight.worked(signal.source));
+    }
+
+    fn tried(&mut self, local: IpAddr, tries: &[Try], now: Timestamp) -> Option<EventKind> {
+        let source = self.pool_sources().find(|source| source.local == local)?.clone();
+        self.preflight.shown(&source, tries, now)
+    }
+
+    /// Why a source that could serve by the facts waits.
+    pub(super) fn waits(&self, local: IpAddr) -> Option<Reason> {
+        self.flaps.holds(local).or_else(|| self.preflight.holds(local))
     }
 
     /// What became of messages: streams and sources that the config has.
@@ -188,8 +224,9 @@ impl World {
                 let locals: Vec<IpAddr> =
                     self.pool_sources().filter(|source| source.public == address).map(|s| s.local).collect();
                 let released = locals.iter().filter(|local| self.traffic.release(**local)).count();
+                let tried = locals.iter().filter(|local| self.preflight.release(**local, now)).count();
                 let mended = locals.iter().filter(|local| self.fuses.mend(**local)).count();
-                if removed.is_none() && released + mended == 0 {
+                if removed.is_none() && released + mended + tried == 0 {
                     return Err(OperatorError::NotSuspended { source_name: name });
                 }
                 if let Some(hold) = &mut self.operator.hold {
@@ -258,6 +295,8 @@ impl World {
         self.assign_ids(now);
         kinds.extend(self.traffic.pass_time(&self.config, now));
         self.fuses.pass_time(&self.config, now);
+        self.preflight.know(&self.config, now);
+        self.preflight.pass_time(now);
         let Some(host) = self.host.clone() else { return };
         let ways = uplinks::plans(&self.config, &host, &self.ids);
         let (mut standings, mut flaps) = (BTreeMap::new(), std::mem::take(&mut self.flaps));
@@ -268,7 +307,8 @@ impl World {
             if !matches!(lost, Some(Reason::Suspended { .. } | Reason::WeightZero)) {
                 flaps.look(source.local, before.is_some_and(Option::is_none), lost.is_none(), now);
             }
-            let standing = lost.or_else(|| flaps.holds(source.local));
+            let held = || flaps.holds(source.local).or_else(|| self.preflight.holds(source.local));
+            let standing = lost.or_else(held);
             if before != Some(&standing) && !standings.contains_key(&source.local) {
                 kinds.extend(standing_event(source, before, standing.as_ref()));
             }
@@ -297,6 +337,8 @@ impl World {
                 | Reason::WeightZero
                 | Reason::Spare
                 | Reason::Flapping { .. }
+                | Reason::Untried
+                | Reason::PortBlocked { .. }
                 | Reason::FuseBlown { .. }
                 | Reason::Isolated { .. },
             )
@@ -421,13 +463,32 @@ impl World {
         wanted.into_iter().filter(|probe| self.ineligible(probe.source).is_none()).collect()
     }
 
+    /// Rounds of tries of port 25 that should be made.
+    #[must_use]
+    pub fn preflights(&self, now: Timestamp) -> Vec<WantedPreflight> {
+        self.preflight.wanted(|source| self.can_be_tried(source), now)
+    }
+
+    /// When the next round is due, or a source is tired of waiting for one.
+    #[must_use]
+    pub fn next_preflight(&self) -> Option<Timestamp> {
+        self.preflight.next_deadline(|source| self.can_be_tried(source))
+    }
+
+    fn can_be_tried(&self, local: IpAddr) -> bool {
+        let standing = self.standings.get(&local);
+        standing.is_some_and(|standing| {
+            matches!(standing, None | Some(Reason::Untried | Reason::PortBlocked { .. }))
+        })
+    }
+
     /// The uplink that a source leaves by, as far as it is known.
     #[must_use]
     pub fn uplink_of(&self, local: IpAddr) -> Option<UplinkId> {
         let host = self.host.as_ref()?;
         let ways = uplinks::plans(&self.config, host, &self.ids);
         let source = self.pool_sources().find(|source| source.local == local)?;
-        sources::standing(self, host, &ways, source).ok()
+        sources::by_facts(self, host, &ways, source).ok()
     }
 
     /// When the next probe is due, if time alone decides.
@@ -439,12 +500,13 @@ impl World {
     /// What is to be kept of beliefs over a restart.
     #[must_use]
     pub fn beliefs(&self) -> Beliefs {
-        Beliefs { blown: self.fuses.kept(), ..self.traffic.beliefs() }
+        Beliefs { blown: self.fuses.kept(), passed: self.preflight.kept(), ..self.traffic.beliefs() }
     }
 
     /// Takes over what an earlier agent of this host believed.
     pub fn restore_beliefs(&mut self, beliefs: Beliefs) {
         self.fuses.restore(beliefs.blown.clone());
+        self.preflight.restore(beliefs.passed.clone());
         self.traffic.restore(beliefs);
     }
 

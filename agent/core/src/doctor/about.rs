@@ -170,6 +170,13 @@ pub const CHECKS: &[About] = &[
         "Widen the range if one next hop takes all mail.",
     ),
     about(
+        "port25",
+        "way out",
+        "connections from each source to the receivers of `[preflight]`, at port 25 and where that does not answer at 587, 465 and 443; only while no rules of mailsteer stand",
+        "No mail leaves from a source whose port 25 a hoster or a firewall blocks.",
+        "Ask the hoster to open port 25 for the address.",
+    ),
+    about(
         "nftables-service",
         "services",
         "whether `nftables.service` runs at boot and flushes the ruleset",

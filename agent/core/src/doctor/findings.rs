@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 
 use super::firewall::Firewall;
 use crate::model::{Family, Host};
+use crate::signal::port25::Try;
 
 /// What was read, or why it could not be.
 pub type Read<T> = Result<T, Unread>;
@@ -64,6 +65,8 @@ pub struct Findings {
     pub nftables_conf_flushes: Read<Option<bool>>,
     /// What systemd-networkd does with what it does not know.
     pub networkd: Read<Foreign>,
+    /// What tries of port 25 met, by the source's name; `None` where nobody is to be tried.
+    pub port25: Read<Option<BTreeMap<String, Read<Vec<Try>>>>>,
     /// The units that matter to mail, as far as they are installed.
     pub units: Read<Vec<Unit>>,
 }

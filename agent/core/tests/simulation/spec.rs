@@ -339,6 +339,7 @@ impl Spec {
             control: ControlAccess::default(),
             retention: Retention::default(),
             lists: None,
+            preflight: None,
             fuse: Fuse::default(),
             safety: self.safety,
             uplinks: if self.uplinks > 1 { (0..self.uplinks).map(uplink).collect() } else { Vec::new() },

@@ -1,4 +1,5 @@
-//! Reads a host for `mailsteer doctor`: files of the kernel and of services, rtnetlink, what nft and iptables list.
+//! Reads a host for `mailsteer doctor`: files of the kernel and of services, rtnetlink, what nft and iptables list,
+//! and what receivers answer.
 //!
 //! Owns: reading, one subject a file. Must not: judge, or change anything. What cannot be read is said with its
 //! reason and ends nothing: the looking works without root, without an agent and in a container.
@@ -6,11 +7,13 @@
 mod files;
 mod firewall;
 mod kernel;
+mod port25;
 pub(crate) mod routing;
 mod services;
 
 use std::path::PathBuf;
 
+use mailsteer_core::config::Config;
 use mailsteer_core::doctor::{Findings, Read, Unread};
 
 use self::files::Places;
@@ -26,8 +29,8 @@ impl Default for Root {
 }
 
 /// Looks at this host, in the network namespace of the calling thread. `root` holds `/etc`, `/run` and the like of
-/// its services; the kernel's own files are always this one's.
-pub async fn look(root: &Root) -> Findings {
+/// its services; the kernel's own files are always this one's. With a config that says with whom, port 25 is tried.
+pub async fn look(root: &Root, config: Option<&Config>) -> Findings {
     let services = Places { root: root.0.clone() };
     let routing::Seen { host, rules, taken_tables } = routing::look().await;
     Findings {
@@ -50,6 +53,7 @@ pub async fn look(root: &Root) -> Findings {
         nftables: firewall::nftables(),
         iptables: firewall::iptables(),
         local_ports: routing::local_ports(),
+        port25: port25::look(config).await,
         nftables_conf_flushes: services::nftables_conf_flushes(&services),
         networkd: services::networkd(&services),
         units: services::units(&services),

@@ -15,6 +15,7 @@ mod names;
 mod numbers;
 mod overlap;
 mod pools;
+mod preflight;
 mod providers;
 mod safety;
 mod streams;
@@ -69,6 +70,7 @@ pub(super) fn check(
     let safety = safety::safety(raw, problems);
     let fuse = fuse::fuse(raw, problems);
     let lists = lists::lists(raw, view, problems);
+    let preflight = preflight::preflight(raw, problems);
     let ebpf = ebpf(raw);
     if ebpf == Ebpf::Off {
         cgroups_take_ebpf(raw, problems);
@@ -91,6 +93,7 @@ pub(super) fn check(
         safety,
         fuse,
         lists,
+        preflight,
         providers,
         uplinks: uplinks.into_iter().map(|one| one.uplink).collect(),
         pools: pools.into_iter().map(finished).collect(),

@@ -20,6 +20,12 @@ impl fmt::Display for EventKind {
             Self::SourceIneligible { source, address, reason } => {
                 write!(f, "{source} ({address}) cannot serve: {reason}")
             }
+            Self::Port25Blocked { source, address, why } => {
+                write!(f, "{source} ({address}): port 25 is blocked on the way out: {why}")
+            }
+            Self::Port25Open { source, address } => {
+                write!(f, "{source} ({address}): port 25 is open on the way out")
+            }
             Self::Suspended { source, address, why, until } => {
                 write!(f, "{source} ({address}) suspended{}: {why}", Until(*until))
             }

@@ -51,6 +51,9 @@ pub struct Beliefs {
     /// Stream, source and why the fuse is blown.
     #[serde(default)]
     pub blown: Vec<(String, IpAddr, Blown)>,
+    /// Sources whose port 25 was seen to be open.
+    #[serde(default)]
+    pub passed: Vec<IpAddr>,
 }
 
 /// What traffic says.
@@ -395,7 +398,7 @@ impl Traffic {
             self.verdicts.iter().filter(|(_, verdict)| !matches!(verdict.state, State::Suspect { .. }));
         let entry =
             |((source, provider), verdict): (&Pair, &Verdict)| (*source, provider.clone(), verdict.clone());
-        Beliefs { verdicts: kept.map(entry).collect(), rails: self.rails.clone(), blown: Vec::new() }
+        Beliefs { verdicts: kept.map(entry).collect(), rails: self.rails.clone(), ..Beliefs::default() }
     }
 
     pub(super) fn restore(&mut self, beliefs: Beliefs) {

@@ -5,6 +5,7 @@
 mod conntrack;
 mod firewall;
 mod kernel;
+mod port25;
 mod privileges;
 mod programs;
 mod routing;
@@ -31,13 +32,14 @@ impl<'a> Patient<'a> {
     }
 
     pub(super) fn examine(&self) -> Vec<Finding> {
-        let all: [fn(&Patient<'_>) -> Vec<Finding>; 7] = [
+        let all: [fn(&Patient<'_>) -> Vec<Finding>; 8] = [
             kernel::check,
             privileges::check,
             conntrack::check,
             firewall::check,
             programs::check,
             routing::check,
+            port25::check,
             services::check,
         ];
         let mut findings: Vec<Finding> = all.iter().flat_map(|check| check(self)).collect();
