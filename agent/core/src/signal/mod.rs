@@ -4,6 +4,7 @@
 //! `observe` does the one and [`crate::decide`] the other. Whoever writes such text may be hostile: what does not fit is said
 //! to be unknown, and unknown changes nothing (invariant 4).
 
+pub mod dns;
 pub mod join;
 pub mod lists;
 pub mod log;
