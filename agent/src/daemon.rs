@@ -6,6 +6,7 @@
 //! away.
 
 mod clock;
+mod compliance;
 mod config;
 mod connections;
 mod control;
@@ -21,6 +22,7 @@ mod reconcile;
 mod shared;
 mod signals;
 mod status;
+mod steady;
 mod systemd;
 mod watch;
 
@@ -113,6 +115,9 @@ async fn serve(options: Options) -> Result<()> {
     let (lists, wanted) = tokio_watch::channel(lister::Wanted::default());
     outside.lists = Some(lists);
     lister::spawn(&tasks, &stop, wanted, Arc::clone(&shared), triggers.downgrade());
+    let (dns, wanted) = tokio_watch::channel(compliance::Wanted::default());
+    outside.dns = Some(dns);
+    compliance::spawn(&tasks, &stop, wanted, Arc::clone(&shared), triggers.downgrade());
     outside.prober = Some(Prober::new(tasks.clone(), stop.clone(), triggers.downgrade()));
     let text = config.text.clone();
     let mut reconciler = Reconciler::open(
@@ -165,7 +170,7 @@ fn outside(config: &Config, manager: Manager) -> (Outside, api::Door) {
     let access = api::Access::new(config.control.clone());
     let (tell, steering) = tokio_watch::channel(false);
     (
-        Outside { access: access.clone(), steering: tell, manager, prober: None, lists: None },
+        Outside { access: access.clone(), steering: tell, manager, prober: None, lists: None, dns: None },
         api::Door { access, steering },
     )
 }

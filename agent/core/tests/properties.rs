@@ -114,6 +114,7 @@ fn config(shape: &Shape) -> Config {
         safety: Safety::default(),
         lists: None,
         preflight: None,
+        dns: None,
         fuse: Fuse::default(),
         uplinks: if two { (0..2).map(uplink).collect() } else { Vec::new() },
         providers: Vec::new(),

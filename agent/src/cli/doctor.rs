@@ -8,12 +8,14 @@ use std::path::Path;
 use anyhow::Result;
 use mailsteer_core::config::{Config, Problem};
 use mailsteer_core::doctor::{self, Finding, Level};
+use mailsteer_core::signal::dns::Plan;
 
 use super::check;
 use super::commands::put;
 use super::host_view::host_view;
 use super::render::{Style, wrapped};
 use crate::api::view;
+use crate::observe::dns::{Resolver, survey};
 use crate::observe::doctor::{Root, look};
 
 /// Shows what is the matter with this host; the exit status is that of the worst.
@@ -23,6 +25,9 @@ pub(super) fn doctor(file: Option<&Path>, json: bool, style: Style) -> Result<u8
     let found = runtime.block_on(look(&Root::default(), config.as_ref()));
     let mut findings = judged;
     findings.extend(doctor::examine(&found, config.as_ref()));
+    if let Some(config) = &config {
+        findings.extend(runtime.block_on(compliance(config)));
+    }
     let level = doctor::worst(&findings);
     if json {
         let answer = serde_json::json!({ "level": level, "findings": findings });
@@ -31,6 +36,15 @@ pub(super) fn doctor(file: Option<&Path>, json: bool, style: Style) -> Result<u8
         put(&shown(&findings, style))?;
     }
     Ok(level.exit_status())
+}
+
+/// What the DNS says of the config's sources and domains.
+async fn compliance(config: &Config) -> Vec<Finding> {
+    let Some(settings) = &config.dns else { return vec![doctor::unasked()] };
+    match Resolver::at(settings.resolver) {
+        Ok(resolver) => doctor::compliance(&survey(&resolver, &Plan::of(config, settings)).await, settings),
+        Err(error) => vec![doctor::unaskable(&error.to_string())],
+    }
 }
 
 /// The config, if it can be used, and what is to be said of the file.

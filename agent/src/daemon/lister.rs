@@ -6,9 +6,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use jiff::{SignedDuration, Timestamp};
+use jiff::SignedDuration;
 use mailsteer_core::config::ListSettings;
 use mailsteer_core::decide::{Failure, State, World};
 use mailsteer_core::signal::lists::{Answer, List, ListEvent, Lists, Query};
@@ -20,6 +20,7 @@ use tracing::warn;
 
 use super::reconcile::Trigger;
 use super::shared::{ListNow, Shared};
+use super::steady::Steady;
 use crate::observe::dns::Resolver;
 
 /// Where there is nothing to ask, it is looked again as often.
@@ -57,19 +58,6 @@ impl Wanted {
     }
 }
 
-/// Time that goes on whatever becomes of the clock.
-struct Steady {
-    began: Timestamp,
-    since: Instant,
-}
-
-impl Steady {
-    fn now(&self) -> Timestamp {
-        let passed = SignedDuration::try_from(self.since.elapsed()).unwrap_or_default();
-        self.began.checked_add(passed).unwrap_or(self.began)
-    }
-}
-
 type Answered = (Query, Answer, Option<String>);
 
 struct Lister {
@@ -90,7 +78,7 @@ pub(super) fn spawn(
     triggers: WeakSender<Trigger>,
 ) {
     let (answers, inbox) = mpsc::channel(64);
-    let time = Steady { began: Timestamp::now(), since: Instant::now() };
+    let time = Steady::begin();
     let lister = Lister { shared, triggers, tasks: tasks.clone(), time, machine: None, answers };
     let stop = stop.clone();
     tasks.spawn(async move {

@@ -9,6 +9,7 @@ use std::sync::Arc;
 use mailsteer_core::config::{OTHER, Tier};
 use mailsteer_core::decide::Withheld;
 use mailsteer_core::model::Family;
+use mailsteer_core::signal::dns::{Checked, Outcome as Verdict};
 use mailsteer_core::signal::reply::Class;
 
 use super::counts::{Counts, Pair};
@@ -40,6 +41,7 @@ impl MetricsSource for Source {
         samples.sources(&published);
         samples.replies(&self.shared, &published);
         samples.lists(&self.shared, &published);
+        samples.dns(&self.shared);
         samples.connections(&published, &counts);
         samples.0
     }
@@ -136,6 +138,19 @@ impl Samples {
             let on = lists.iter().filter(|list| list.listed.contains(&public)).count();
             self.count(Metric::SourceListed, &[name], u64::try_from(on).unwrap_or(u64::MAX));
         }
+    }
+
+    /// What is unknown has no series.
+    fn dns(&mut self, shared: &Shared) {
+        let report = shared.dns();
+        let of = |name: &str, checks: &[Checked], metric: Metric, samples: &mut Self| {
+            for checked in checks.iter().filter(|checked| checked.outcome != Verdict::Unknown) {
+                let holds = f64::from(u8::from(checked.outcome == Verdict::Ok));
+                samples.add(metric, &[name, checked.check.as_str()], holds);
+            }
+        };
+        report.sources.iter().for_each(|row| of(&row.name, &row.checks, Metric::DnsCheck, self));
+        report.domains.iter().for_each(|row| of(&row.name, &row.checks, Metric::DnsDomainCheck, self));
     }
 
     fn streams(&mut self, published: &Published) {

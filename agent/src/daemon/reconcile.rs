@@ -20,6 +20,7 @@ use mailsteer_core::config::Config;
 use mailsteer_core::decide::{Beliefs, Command, Decision, Observation, OperatorError, World};
 use mailsteer_core::model::{Delivered, Sign, Signal};
 use mailsteer_core::plan::Action;
+use mailsteer_core::signal::dns::DnsEvent;
 use mailsteer_core::signal::lists::ListEvent;
 use mailsteer_core::signal::port25::Try;
 use tokio::sync::{mpsc, oneshot, watch};
@@ -28,6 +29,7 @@ use tracing::{debug, warn};
 
 use super::Options;
 use super::clock::{Jumps, Noted};
+use super::compliance::Wanted as DnsWanted;
 use super::config::{LoadError, Loaded};
 use super::lister::Wanted as ListsWanted;
 use super::probing::Prober;
@@ -67,6 +69,8 @@ pub(super) enum Trigger {
     Lists(Vec<ListEvent>),
     /// What a round of the preflight met, from which source.
     Tried(IpAddr, Vec<Try>),
+    /// What the DNS says of sources and domains, where that changed.
+    Dns(Vec<DnsEvent>),
     /// Somebody touched our table, or may have.
     Table(TableChange),
     /// The operator said something.
@@ -89,6 +93,8 @@ pub(super) struct Outside {
     pub(super) prober: Option<Prober>,
     /// Who asks DNS lists; nobody at boot.
     pub(super) lists: Option<watch::Sender<ListsWanted>>,
+    /// Who looks at DNS compliance; nobody at boot.
+    pub(super) dns: Option<watch::Sender<DnsWanted>>,
 }
 
 /// What a trigger asks for.
@@ -312,6 +318,11 @@ impl Reconciler {
             Trigger::Tried(source, tries) => {
                 let now = self.now();
                 let events = self.world.apply(Observation::Tried { source, tries }, now);
+                self.tell(&events);
+            }
+            Trigger::Dns(said) => {
+                let now = self.now();
+                let events = self.world.apply(Observation::Dns(said), now);
                 self.tell(&events);
             }
             Trigger::Table(change) => {

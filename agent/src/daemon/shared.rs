@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 use jiff::{SignedDuration, Timestamp};
 use mailsteer_core::decide::{Decision, Event, EventKind, World};
 use mailsteer_core::plan::Action;
+use mailsteer_core::signal::dns::Report;
 use mailsteer_core::signal::lists::Standing;
 
 use super::Options;
@@ -94,6 +95,7 @@ pub(super) struct Shared {
     counts: RwLock<Arc<Counts>>,
     disturbances: Mutex<Disturbances>,
     lists: Mutex<Arc<Vec<ListNow>>>,
+    dns: Mutex<Arc<Report>>,
     /// What became of messages.
     pub(super) outcomes: Outcomes,
 }
@@ -118,6 +120,7 @@ impl Shared {
             counts: RwLock::default(),
             disturbances: Mutex::default(),
             lists: Mutex::default(),
+            dns: Mutex::default(),
             outcomes: Outcomes::default(),
         }
     }
@@ -162,6 +165,15 @@ impl Shared {
 
     pub(super) fn set_lists(&self, lists: Vec<ListNow>) {
         *self.lists.lock().unwrap_or_else(PoisonError::into_inner) = Arc::new(lists);
+    }
+
+    /// What the last run found of DNS compliance; nothing before the first.
+    pub(super) fn dns(&self) -> Arc<Report> {
+        Arc::clone(&self.dns.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    pub(super) fn set_dns(&self, report: Report) {
+        *self.dns.lock().unwrap_or_else(PoisonError::into_inner) = Arc::new(report);
     }
 
     /// Lists that nobody looks at, in words.

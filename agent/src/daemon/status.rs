@@ -57,11 +57,31 @@ pub(super) fn status(shared: &Shared, published: &Published) -> Status {
             .chain(shared.state_faults())
             .chain(shared.disturbed())
             .chain(shared.lists_aside())
+            .chain(dns_faults(world))
             .collect(),
         ..Status::default()
     };
     status.headline = headline(&status);
     status
+}
+
+/// What receivers can see to be wrong of the sources, and where nobody is barred for it.
+fn dns_faults(world: &World) -> Vec<String> {
+    let whole = world.whole_pool_faults();
+    let mut words: Vec<String> = whole
+        .iter()
+        .map(|(pool, check)| {
+            let check = check.as_str();
+            format!("every source of pool {pool} fails the DNS check {check}, which is required: none is barred for it")
+        })
+        .collect();
+    let mut faults = world.dns_faults();
+    if let Some((_, check, what)) = faults.next() {
+        let more = faults.count();
+        let more = if more == 0 { String::new() } else { format!(" (and {more} more: `mailsteer events`)") };
+        words.push(format!("DNS check {}: {what}{more}", check.as_str()));
+    }
+    words
 }
 
 /// Every stream: it is in one mode, and matched alike, at all providers.

@@ -68,9 +68,11 @@ metrics! {
     Unjoined Counter "mailsteer_replies_unjoined_total" ["why"] "Replies to messages that could be several connections', or no steered one's. They say nothing.";
     StreamConnections Counter "mailsteer_stream_connections_total" ["stream", "outcome"] "Connections by stream and what became of them, over all sources.";
     ProviderConnections Counter "mailsteer_provider_connections_total" ["provider", "outcome"] "Connections by who receives and what became of them.";
+    DnsDomainCheck Gauge "mailsteer_dns_domain_check" ["domain", "check"] "1 while a DNS check of a domain holds, 0 while it fails. Absent where a lookup failed, and where nobody looks.";
     SourceState Gauge "mailsteer_source_state" ["source", "state"] "1 for the state that a source is in.";
     SourceInfo Gauge "mailsteer_source_info" ["source", "public", "local", "pool"] "Always 1; the addresses and the pool of a source.";
     SourceListed Gauge "mailsteer_source_listed" ["source"] "On how many DNS lists a source's public address is. Absent where no list is asked.";
+    DnsCheck Gauge "mailsteer_dns_check" ["source", "check"] "1 while a DNS check of a source holds, 0 while it fails. Absent where a lookup failed, and where nobody looks.";
     Connections Counter "mailsteer_connections_total" ["stream", "source", "outcome"] "Connections by stream, source and what became of them.";
 }
 

@@ -244,6 +244,10 @@ codes! {
     UNKNOWN_LIST = "unknown-list",
     LIST_WITHOUT_KEY = "list-without-key",
     PUBLIC_RESOLVER = "public-resolver",
+    DNS_INVALID = "dns-invalid",
+    DNS_NEVER_CHECKED = "dns-never-checked",
+    BAD_DOMAIN = "bad-domain",
+    DOMAIN_WITHOUT_DNS = "domain-without-dns",
     ;
     PATTERN_INVALID = "pattern-invalid",
     RULE_INVALID = "rule-invalid",

@@ -10,6 +10,7 @@ use toml::de::DeValue;
 use super::problem::Problem;
 use super::read::{At, FromToml, Keyed, Many, Word, Words, table, wrong_type};
 use super::settings::{Balance, Ebpf, Ipv6, OnExhausted, OnFlip, OnRelapse, OwnTable, Plumbing};
+use crate::signal::dns::Check;
 
 table! {
     /// The config of mailsteer. Without any config the agent observes: it counts, and changes nothing.
@@ -46,6 +47,10 @@ table! {
         lists: RawLists,
         /// The preflight: with it, a source that is new is tried at port 25 before mail depends on it.
         preflight: RawPreflight,
+        /// What the DNS says of every source: PTR, SPF, and of the domains that send. Without this table nobody looks.
+        dns: RawDns,
+        /// Domains that mail is sent from, by name: `[domain."example.com"]`. Only `[dns]` and `mailsteer doctor` look at them.
+        domain: Keyed<RawDomain>,
         /// Uplinks by name: interface and gateway by which mail leaves. None: found by the default routes.
         uplink: Keyed<RawUplink>,
         /// Providers by name: who receives. What is believed of a source at one provider leaves the others alone; receivers
@@ -226,6 +231,39 @@ table! {
         /// these tell a block of port 25 from a receiver that is down.
         #[schemars(required)]
         receivers: Many<String>,
+    }
+}
+
+table! {
+    /// DNS compliance: PTR of each source's public address, the PTR's own address, EHLO of its pool, SPF of the domains that
+    /// send from it; DKIM keys, DMARC and alignment of each `[domain.NAME]`. `mailsteer doctor` runs the same checks at once.
+    #[schemars(rename = "Dns")]
+    pub(crate) struct RawDns {
+        /// The resolver that is asked, `"ADDRESS"` or `"ADDRESS:PORT"`; best one on this host, and one that validates DNSSEC.
+        /// Without it, that of `[lists]`.
+        resolver: String,
+        /// Minutes from one run to the next. What changed is looked at again five minutes later before it counts.
+        #[schemars(extend("default" = 60))]
+        interval_minutes: i64,
+        /// Checks without which a source does not serve: `"ptr"`, `"forward"`, `"ehlo"`, `"spf"`. Where every source of a pool
+        /// fails the same one, it is said and none of them is barred. Checks of domains cannot stand here: no source is
+        /// better than another by them.
+        #[schemars(extend("default" = []))]
+        require: Many<Word<Check>>,
+    }
+}
+
+table! {
+    /// A domain that mail is sent from.
+    #[schemars(rename = "Domain")]
+    pub(crate) struct RawDomain {
+        /// The pools that its mail leaves from, whose sources its SPF record has to let; without it, every pool.
+        pools: Many<String>,
+        /// The domain of its envelopes (MAIL FROM, Return-Path), whose SPF record counts, where it is another one.
+        envelope: String,
+        /// Selectors of the DKIM keys that sign its mail: `"s1"`, or with the domain where that is another one (`d=`):
+        /// `"s1._domainkey.esp.example"`.
+        dkim: Many<String>,
     }
 }
 
@@ -447,6 +485,11 @@ impl JsonSchema for RawSource {
         let table = generator.subschema_for::<RawSourceTable>();
         json_schema!({ "anyOf": [text, table] })
     }
+}
+
+impl Words for Check {
+    const WORDS: &'static [(&'static str, Self)] =
+        &[("ptr", Self::Ptr), ("forward", Self::Forward), ("ehlo", Self::Ehlo), ("spf", Self::Spf)];
 }
 
 impl Words for ModeWord {

@@ -55,6 +55,8 @@ pub fn reference() -> String {
         ("[metrics]", Some("Metrics")),
         ("[state]", Some("State")),
         ("[safety]", Some("Safety")),
+        ("[dns]", Some("Dns")),
+        ("[domain.NAME]", Some("Domain")),
         ("[uplink.NAME]", Some("Uplink")),
         ("[pool.NAME]", Some("Pool")),
         ("A source as a table, in `addresses` and `spare`", Some("Source")),

@@ -9,6 +9,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::model::LaneMatch;
+use crate::signal::dns::Check;
 use crate::signal::lists::{List, Pace};
 
 /// A config that passed every check.
@@ -40,6 +41,8 @@ pub struct Config {
     pub lists: Option<ListSettings>,
     /// Whom a new source is tried with; `None`: it is not.
     pub preflight: Option<Preflight>,
+    /// How DNS compliance is looked at; `None`: not.
+    pub dns: Option<DnsSettings>,
     /// Uplinks as configured; empty: found by the default routes.
     pub uplinks: Vec<Uplink>,
     /// Providers in file order; what no one has is [`OTHER`].
@@ -357,6 +360,32 @@ pub struct Preflight {
     pub receivers: Vec<String>,
 }
 
+/// How DNS compliance is looked at.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct DnsSettings {
+    /// Who is asked.
+    pub resolver: SocketAddr,
+    /// From one run to the next.
+    pub interval: SignedDuration,
+    /// Checks without which a source does not serve.
+    pub require: BTreeSet<Check>,
+    /// Domains that mail is sent from.
+    pub domains: Vec<Domain>,
+}
+
+/// A domain that mail is sent from.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Domain {
+    /// Its name.
+    pub name: String,
+    /// The domain of its envelopes.
+    pub envelope: String,
+    /// Where its DKIM keys are.
+    pub keys: Vec<String>,
+    /// The pools that it leaves from; empty: every one.
+    pub pools: Vec<String>,
+}
+
 /// An uplink.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Uplink {
@@ -403,6 +432,7 @@ impl Config {
             fuse: Fuse::default(),
             lists: None,
             preflight: None,
+            dns: None,
             uplinks: vec![],
             providers: vec![],
             pools: BTreeMap::new(),

@@ -13,6 +13,7 @@ use super::Reason;
 use super::fuse::Blown;
 use super::traffic::{Evidence, Failure, State, Withheld};
 use crate::model::Family;
+use crate::signal::dns::Check;
 use crate::signal::lists::Action;
 
 /// Something that happened.
@@ -211,6 +212,28 @@ pub enum EventKind {
         /// What it answers.
         why: String,
     },
+    /// A source or a domain fails a DNS check: two runs said so.
+    DnsLost {
+        /// The source's name, or the domain.
+        name: String,
+        /// The source's public address.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        address: Option<IpAddr>,
+        /// The check.
+        check: Check,
+        /// What is wrong.
+        what: String,
+    },
+    /// It passes that check again.
+    DnsRestored {
+        /// The source's name, or the domain.
+        name: String,
+        /// The source's public address.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        address: Option<IpAddr>,
+        /// The check.
+        check: Check,
+    },
     /// Several sources of one network were isolated at a provider within an hour: so is all of it, and its mail is refused.
     NetworkIsolated {
         /// The /24 or /48.
@@ -330,6 +353,8 @@ impl EventKind {
             Self::ListSetAside { .. } => "list-set-aside",
             Self::ListBack { .. } => "list-back",
             Self::ListUnknown { .. } => "list-unknown",
+            Self::DnsLost { .. } => "dns-lost",
+            Self::DnsRestored { .. } => "dns-restored",
             Self::CarriedOver { .. } => "carried-over",
             Self::Exhausted { .. } => "exhausted",
             Self::TableRepaired { .. } => "table-repaired",
@@ -370,6 +395,7 @@ impl EventKind {
             Self::ListSetAside { list, .. } | Self::ListBack { list } | Self::ListUnknown { list, .. } => {
                 list
             }
+            Self::DnsLost { name, .. } | Self::DnsRestored { name, .. } => name,
             Self::CarriedOver { .. } => "connections",
             Self::TableRepaired { .. } => "table",
             Self::GuardFirstAgain { interface } => interface,

@@ -111,10 +111,10 @@ impl fmt::Display for Reason {
             Self::Isolated { provider, cause, until } => {
                 let at = if provider == EVERYWHERE { "every provider" } else { provider };
                 write!(f, "isolated at {at}: {cause}")?;
-                match until {
-                    _ if matches!(cause, Failure::Listed { .. }) => f.write_str("; until it is on no list"),
-                    Some(until) => write!(f, "; until {until:.0} at least"),
-                    None => f.write_str("; probes are to tell whether it may come back"),
+                match (cause.lasts(), until) {
+                    (Some(lasts), _) => write!(f, "; {lasts}"),
+                    (None, Some(until)) => write!(f, "; until {until:.0} at least"),
+                    (None, None) => f.write_str("; probes are to tell whether it may come back"),
                 }
             }
         }

@@ -18,6 +18,7 @@ use super::{
 };
 use crate::config::{Config, Ebpf, PoolSource};
 use crate::model::{Delivered, Host, LaneId, Sign, Signal, SourceId, UplinkId};
+use crate::signal::dns::{Check, DnsEvent};
 use crate::signal::lists::ListEvent;
 use crate::signal::port25::Try;
 
@@ -71,6 +72,8 @@ pub enum Observation {
         /// Each receiver that was tried.
         tries: Vec<Try>,
     },
+    /// What the DNS says of public addresses and domains, where that changed.
+    Dns(Vec<DnsEvent>),
     /// Time has passed.
     Tick,
 }
@@ -151,6 +154,7 @@ impl World {
             Observation::Trying { source } => self.preflight.begin(source, now),
             Observation::Tried { source, tries } => kinds.extend(self.tried(source, &tries, now)),
             Observation::Lists(said) => kinds.extend(self.traffic.lists_say(&said, &self.config, now)),
+            Observation::Dns(said) => kinds.extend(self.traffic.dns_says(said, &self.config)),
             Observation::Tick | Observation::Traffic(_) | Observation::Delivered(_) => {}
         }
         self.settle(now, &mut kinds);
@@ -436,6 +440,17 @@ impl World {
             .verdicts()
             .iter()
             .map(|((source, provider), verdict)| (*source, provider.as_str(), verdict))
+    }
+
+    /// Sources, by their address on this host, that are known to fail a DNS check, with what is wrong.
+    pub fn dns_faults(&self) -> impl Iterator<Item = (IpAddr, Check, &str)> + '_ {
+        self.traffic.faults()
+    }
+
+    /// Pools of which every source fails a required DNS check, so that none is barred for it.
+    #[must_use]
+    pub fn whole_pool_faults(&self) -> BTreeSet<(&str, Check)> {
+        self.traffic.whole_pools(&self.config)
     }
 
     /// The worst that is believed of a source, and where; `None` where all is well.

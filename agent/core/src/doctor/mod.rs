@@ -6,6 +6,7 @@
 
 mod about;
 mod checks;
+mod dns;
 mod finding;
 mod findings;
 mod firewall;
@@ -13,6 +14,7 @@ mod numbers;
 pub mod parse;
 
 pub use about::{About, CHECKS, reference};
+pub use dns::{compliance, unaskable, unasked};
 pub use finding::{Finding, Level};
 pub use findings::{Conntrack, Findings, Foreign, InterfaceSettings, Mount, PolicyRule, Read, Unit, Unread};
 pub use firewall::{Base, Chain, Does, Firewall, MarkTest, Rule, Scope};

@@ -340,6 +340,7 @@ impl Spec {
             retention: Retention::default(),
             lists: None,
             preflight: None,
+            dns: None,
             fuse: Fuse::default(),
             safety: self.safety,
             uplinks: if self.uplinks > 1 { (0..self.uplinks).map(uplink).collect() } else { Vec::new() },

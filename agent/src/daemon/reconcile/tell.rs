@@ -6,6 +6,7 @@ use jiff::Timestamp;
 use mailsteer_core::decide::{self, Decision, Event, EventKind};
 use mailsteer_core::plan::Action;
 
+use super::super::compliance::Wanted as DnsWanted;
 use super::super::lister::Wanted as ListsWanted;
 use super::super::shared::Published;
 use super::super::signals::Known;
@@ -79,6 +80,16 @@ impl Reconciler {
         if let Some(lists) = &self.outside.lists {
             let wanted = ListsWanted::of(&self.world);
             lists.send_if_modified(|last| {
+                let differs = last.differs(&wanted);
+                if differs {
+                    *last = wanted;
+                }
+                differs
+            });
+        }
+        if let Some(dns) = &self.outside.dns {
+            let wanted = DnsWanted::of(&self.world);
+            dns.send_if_modified(|last| {
                 let differs = last.differs(&wanted);
                 if differs {
                     *last = wanted;

@@ -9,6 +9,7 @@ use std::ops::RangeInclusive;
 use jiff::SignedDuration;
 
 use super::numbers::whole;
+use super::resolver;
 use crate::config::problem::{Problem, code};
 use crate::config::raw::{RawConfig, RawLists};
 use crate::config::read::At;
@@ -19,7 +20,6 @@ use crate::signal::lists::{DEFAULT, List, ListTable, Pace};
 const INTERVAL: RangeInclusive<i64> = 1..=1_440;
 /// What a free list takes for abuse lies far above.
 const QUERIES: RangeInclusive<i64> = 1..=60_000;
-const DNS: u16 = 53;
 /// Open resolvers that lists do not answer, or answer wrongly: Google, Cloudflare, Quad9, OpenDNS, Level 3 (their own pages,
 /// 2026-11).
 const PUBLIC: [&str; 14] = [
@@ -66,7 +66,10 @@ pub(super) fn lists(raw: &RawConfig, view: &HostView, problems: &mut Vec<Problem
                 .help("Write resolver = \"127.0.0.1\", or where the resolver is that looks up names for this host's MTA."),
         );
     }
-    let resolver = resolver(written.resolver.as_ref()?, problems)?;
+    let resolver = resolver::resolver(written.resolver.as_ref()?, code::LISTS_INVALID, problems)?;
+    if let Some(written) = &written.resolver {
+        is_public(written, resolver, problems);
+    }
     let pace = Pace {
         interval: SignedDuration::from_mins(minutes),
         per_minute: u32::try_from(queries).unwrap_or(u32::MAX),
@@ -114,23 +117,13 @@ fn keys(written: &RawLists, lists: &[List], problems: &mut Vec<Problem>) -> BTre
     keys
 }
 
-fn resolver(written: &At<String>, problems: &mut Vec<Problem>) -> Option<SocketAddr> {
-    let address = || written.value.parse::<IpAddr>().ok().map(|address| SocketAddr::new(address, DNS));
-    let Some(resolver) = written.value.parse::<SocketAddr>().ok().or_else(address) else {
-        problems.push(
-            Problem::error(code::LISTS_INVALID, format!("`{}` is no resolver", written.value))
-                .at(&written.span, "an address, or an address and a port")
-                .help("Write \"127.0.0.1\", \"192.0.2.53:5353\" or \"[2001:db8::53]:53\"."),
-        );
-        return None;
-    };
-    let is_public = |known: &&str| known.parse::<IpAddr>().is_ok_and(|known| known == resolver.ip());
-    if PUBLIC.iter().any(is_public) {
+fn is_public(written: &At<String>, resolver: SocketAddr, problems: &mut Vec<Problem>) {
+    let is_it = |known: &&str| known.parse::<IpAddr>().is_ok_and(|known| known == resolver.ip());
+    if PUBLIC.iter().any(is_it) {
         problems.push(
             Problem::warning(code::PUBLIC_RESOLVER, format!("lists do not answer {}", resolver.ip()))
                 .at(&written.span, "a public resolver")
                 .help("Spamhaus and others refuse public resolvers, since they cannot tell who asks. Run one on this host (unbound, without forwarders) and name it."),
         );
     }
-    Some(resolver)
 }

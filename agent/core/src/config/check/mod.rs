@@ -5,6 +5,7 @@
 
 mod address;
 mod control;
+mod dns;
 mod fuse;
 mod general;
 mod host;
@@ -17,6 +18,7 @@ mod overlap;
 mod pools;
 mod preflight;
 mod providers;
+mod resolver;
 mod safety;
 mod streams;
 mod uplinks;
@@ -71,6 +73,7 @@ pub(super) fn check(
     let fuse = fuse::fuse(raw, problems);
     let lists = lists::lists(raw, view, problems);
     let preflight = preflight::preflight(raw, problems);
+    let dns = dns::dns(raw, &pools, lists.as_ref(), problems);
     let ebpf = ebpf(raw);
     if ebpf == Ebpf::Off {
         cgroups_take_ebpf(raw, problems);
@@ -94,6 +97,7 @@ pub(super) fn check(
         fuse,
         lists,
         preflight,
+        dns,
         providers,
         uplinks: uplinks.into_iter().map(|one| one.uplink).collect(),
         pools: pools.into_iter().map(finished).collect(),

@@ -3,6 +3,7 @@
 //! Owns: the sentences of events. Must not: keep or decide anything.
 
 use std::fmt;
+use std::net::IpAddr;
 
 use jiff::{SignedDuration, Timestamp};
 
@@ -52,7 +53,9 @@ impl fmt::Display for EventKind {
             | Self::Delisted { .. }
             | Self::ListSetAside { .. }
             | Self::ListBack { .. }
-            | Self::ListUnknown { .. } => self.reputation(f),
+            | Self::ListUnknown { .. }
+            | Self::DnsLost { .. }
+            | Self::DnsRestored { .. } => self.reputation(f),
             Self::CarriedOver { moved, ended } => {
                 write!(
                     f,
@@ -128,7 +131,7 @@ impl EventKind {
 }
 
 impl EventKind {
-    /// What replies and DNS lists said, in words.
+    /// What replies, DNS lists and the DNS itself said, in words.
     fn reputation(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::FuseBlown { stream, source, address, blown } => write!(
@@ -154,8 +157,26 @@ impl EventKind {
             Self::ListUnknown { list, why } => {
                 write!(f, "{list} gives an answer that says nothing, and nothing is done: {why}")
             }
+            Self::DnsLost { name, address, check, what } => {
+                write!(f, "{}", Named(name, *address))?;
+                write!(f, " fails the DNS check {}: {what}", check.as_str())
+            }
+            Self::DnsRestored { name, address, check } => {
+                write!(f, "{}", Named(name, *address))?;
+                write!(f, " passes the DNS check {} again", check.as_str())
+            }
             _ => Ok(()),
         }
+    }
+}
+
+/// A source with its address, or a domain.
+struct Named<'a>(&'a str, Option<IpAddr>);
+
+impl fmt::Display for Named<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.0)?;
+        self.1.map_or(Ok(()), |address| write!(f, " ({address})"))
     }
 }
 
@@ -163,10 +184,10 @@ fn verdict(f: &mut fmt::Formatter<'_>, to: &State) -> fmt::Result {
     match to {
         State::Healthy => Ok(()),
         State::Suspect { cause } => write!(f, " ({cause})"),
-        State::Isolated { cause: cause @ Failure::Listed { .. }, .. } => {
-            write!(f, " until it is on no list: {cause}")
-        }
-        State::Isolated { cause, until } => write!(f, " until {until:.0} at least: {cause}"),
+        State::Isolated { cause, until } => match cause.lasts() {
+            Some(lasts) => write!(f, " {lasts}: {cause}"),
+            None => write!(f, " until {until:.0} at least: {cause}"),
+        },
         State::Probation { cause: cause @ Failure::Replied { slow: true, .. }, .. } => {
             write!(f, ", {} of its share: {cause}", Percent(to.step().unwrap_or(0).into()))
         }

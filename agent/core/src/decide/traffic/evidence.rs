@@ -44,6 +44,8 @@ use std::net::IpAddr;
 use jiff::{SignedDuration, Timestamp};
 use serde::{Deserialize, Serialize};
 
+use crate::signal::dns::Check;
+
 /// So many of a working source's connections fail.
 const P0: f64 = 0.01;
 /// So many of a failing one's.
@@ -83,6 +85,13 @@ pub enum Failure {
         /// What its codes mean, and the list's own words if it has any.
         meaning: String,
     },
+    /// It fails a DNS check that the config requires.
+    Dns {
+        /// The check.
+        check: Check,
+        /// What is wrong.
+        what: String,
+    },
     /// Receivers said so to its mail.
     Replied {
         /// The last reply.
@@ -106,6 +115,16 @@ impl Failure {
         matches!(self, Self::Refused | Self::Greeted { .. } | Self::Replied { .. })
     }
 
+    /// What it lasts until, where that is no time.
+    #[must_use]
+    pub const fn lasts(&self) -> Option<&'static str> {
+        match self {
+            Self::Listed { .. } => Some("until it is on no list"),
+            Self::Dns { .. } => Some("until its DNS is right"),
+            _ => None,
+        }
+    }
+
     /// When its connection began at the latest, if it was seen to fail then.
     pub(super) fn began(&self, seen: Timestamp) -> Timestamp {
         let before = if *self == Self::Silent { SILENCE } else { SignedDuration::ZERO };
@@ -122,6 +141,7 @@ impl Failure {
             Self::Reset => "reset",
             Self::Greeted { .. } => "greeting",
             Self::Listed { .. } => "listed",
+            Self::Dns { .. } => "dns",
             Self::Replied { slow: true, .. } => "slow-down",
             Self::Replied { .. } => "reply",
             Self::Probe { .. } => "probe",
@@ -141,6 +161,7 @@ impl std::fmt::Display for Failure {
             }
             Self::Replied { words, .. } => write!(f, "receivers refuse it: \"{words}\""),
             Self::Listed { list, meaning } => write!(f, "it is on {list} ({meaning})"),
+            Self::Dns { check, what } => write!(f, "it fails the DNS check {}: {what}", check.as_str()),
             Self::Probe { why } => write!(f, "probes from it come to nothing: {why}"),
             Self::Greeted { code, text } => write!(f, "receivers greet it with \"{code} {text}\""),
         }

@@ -4,6 +4,7 @@
 //! `verdict`'s, and what a belief may not do is in `rails`. Must not: touch slots; `desired` asks for the portion
 //! of its share that each source may hold.
 
+mod compliance;
 mod evidence;
 mod listed;
 mod probes;
@@ -30,6 +31,7 @@ use super::EventKind;
 use super::fuse::Blown;
 use crate::config::Config;
 use crate::model::{Sign, Signal};
+use compliance::Faults;
 use listed::Listed;
 use probes::Probes;
 use recent::{Pair, Recent};
@@ -66,6 +68,7 @@ pub(super) struct Traffic {
     withheld: BTreeMap<Pair, Withheld>,
     probes: Probes,
     listed: Listed,
+    faults: Faults,
     replies: Replies,
 }
 
@@ -236,11 +239,10 @@ impl Traffic {
         now: Timestamp,
         events: &mut Vec<EventKind>,
     ) {
-        let explicit = cause.is_explicit();
         let verdict = self.verdicts.entry(pair.clone()).or_insert_with(|| Verdict::healthy(now));
         let from = verdict.state.name().to_owned();
         if !matches!(verdict.state, State::Probation { .. }) {
-            self.rails.isolated(config, pair, explicit, now);
+            self.rails.isolated(config, pair, &cause, now);
         }
         verdict.isolate(cause, &config.safety, now);
         let state = verdict.state.clone();
@@ -261,6 +263,7 @@ impl Traffic {
         self.probes.know(|source| known.contains(&source), known.iter().copied(), now);
         self.replies.pass_time(now);
         self.look_at_listed(config, now, &mut events);
+        self.look_at_faults(config, now, &mut events);
         let due: Vec<Pair> = self.verdicts.keys().cloned().collect();
         for pair in due {
             if !known.contains(&pair.0) {
@@ -300,6 +303,7 @@ impl Traffic {
             self.rails.forgive(source);
         }
         self.listed.forget(source);
+        self.faults.forget(source);
         for pair in &isolated {
             self.verdicts.remove(pair);
             self.recent.forget(pair);
@@ -381,7 +385,7 @@ impl Traffic {
             State::Suspect { .. } => verdict.since.checked_add(DOUBT).ok(),
             _ => verdict.next_deadline(),
         });
-        verdicts.chain(self.rails.next_deadline()).chain(self.next_listed()).min()
+        verdicts.chain(self.rails.next_deadline()).chain(self.next_listed()).chain(self.next_fault()).min()
     }
 
     pub(super) fn follow_clock(&mut self, by: SignedDuration) {
@@ -404,6 +408,7 @@ impl Traffic {
     pub(super) fn restore(&mut self, beliefs: Beliefs) {
         let entry = |(source, provider, verdict)| ((source, provider), verdict);
         self.listed = Listed::restored(&beliefs.verdicts);
+        self.faults = Faults::restored(&beliefs.verdicts);
         self.verdicts = beliefs.verdicts.into_iter().map(entry).collect();
         self.rails = beliefs.rails;
     }

@@ -12,6 +12,7 @@ use ipnet::IpNet;
 use jiff::{SignedDuration, Timestamp};
 use serde::{Deserialize, Serialize};
 
+use super::Failure;
 use super::recent::Pair;
 use crate::config::{Config, OnRelapse, Pool};
 use crate::decide::world::moved;
@@ -33,11 +34,13 @@ pub enum Withheld {
     Brake,
     /// The stream's flips of the day are used up.
     Budget,
+    /// Every source of its pool fails the same DNS check.
+    WholePool,
 }
 
 impl Withheld {
     /// Every one.
-    pub const ALL: [Self; 2] = [Self::Brake, Self::Budget];
+    pub const ALL: [Self; 3] = [Self::Brake, Self::Budget, Self::WholePool];
 
     /// The word for it in metrics.
     #[must_use]
@@ -45,6 +48,7 @@ impl Withheld {
         match self {
             Self::Brake => "brake",
             Self::Budget => "budget",
+            Self::WholePool => "whole-pool",
         }
     }
 }
@@ -54,6 +58,9 @@ impl std::fmt::Display for Withheld {
         f.write_str(match self {
             Self::Brake => "the brake holds: too much of its pool would fall within ten minutes",
             Self::Budget => "the stream's flips of this day are used up",
+            Self::WholePool => {
+                "every source of its pool fails the same check, and no mail would leave at all"
+            }
         })
     }
 }
@@ -176,7 +183,7 @@ impl Rails {
         &mut self,
         config: &Config,
         (source, provider): &Pair,
-        explicit: bool,
+        cause: &Failure,
         now: Timestamp,
     ) {
         let broke: BTreeSet<String> =
@@ -189,10 +196,13 @@ impl Rails {
                 self.spent.entry(stream.name.clone()).or_default().push(now);
             }
         }
-        if !explicit {
+        if !cause.is_explicit() {
             self.take(*source, provider, now);
         }
-        self.fallen.push((now, *source, provider.clone()));
+        // Records of its own say nothing of its neighbours.
+        if !matches!(cause, Failure::Dns { .. }) {
+            self.fallen.push((now, *source, provider.clone()));
+        }
     }
 
     /// A source is isolated by what did not come back: the brake counts it.

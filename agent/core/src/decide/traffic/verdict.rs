@@ -253,12 +253,10 @@ impl std::fmt::Display for Told<'_> {
         match &self.verdict.state {
             State::Healthy => Ok(()),
             State::Suspect { cause } => write!(f, "suspect at {at}: {cause}"),
-            State::Isolated { cause: cause @ Failure::Listed { .. }, .. } => {
-                write!(f, "isolated at {at} until it is on no list: {cause}")
-            }
-            State::Isolated { cause, until } => {
-                write!(f, "isolated at {at} until {until:.0} at least: {cause}")
-            }
+            State::Isolated { cause, until } => match cause.lasts() {
+                Some(lasts) => write!(f, "isolated at {at} {lasts}: {cause}"),
+                None => write!(f, "isolated at {at} until {until:.0} at least: {cause}"),
+            },
             State::Probation { cause: cause @ Failure::Replied { slow: true, .. }, .. } => {
                 let share = self.verdict.state.step().unwrap_or(0) / 10;
                 write!(f, "slowed down at {at} to {share} % of its share: {cause}")

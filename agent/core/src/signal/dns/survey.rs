@@ -8,6 +8,7 @@ use serde::Serialize;
 use super::judge::{self, Check, Checked};
 use super::known::{Known, Question, Stop};
 use super::reverse::reverse_name;
+use crate::config::{Config, DnsSettings, Domain};
 
 /// What is checked of a source.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -40,6 +41,39 @@ pub struct Plan {
     pub sources: Vec<SourcePlan>,
     /// Domains.
     pub domains: Vec<DomainPlan>,
+}
+
+impl Plan {
+    /// Every source of every pool, and every domain, as the config has them.
+    #[must_use]
+    pub fn of(config: &Config, settings: &DnsSettings) -> Self {
+        let mut plan = Self::default();
+        for pool in config.pools.values() {
+            let sends = |domain: &&Domain| domain.pools.is_empty() || domain.pools.contains(&pool.name);
+            let mut envelopes: Vec<String> =
+                settings.domains.iter().filter(sends).map(|domain| domain.envelope.clone()).collect();
+            envelopes.sort_unstable();
+            envelopes.dedup();
+            for source in &pool.sources {
+                if plan.sources.iter().any(|known| known.address == source.public) {
+                    continue;
+                }
+                plan.sources.push(SourcePlan {
+                    name: source.name.clone(),
+                    address: source.public,
+                    ehlo: pool.ehlo.clone(),
+                    envelopes: envelopes.clone(),
+                });
+            }
+        }
+        let domain = |domain: &Domain| DomainPlan {
+            name: domain.name.clone(),
+            envelope: domain.envelope.clone(),
+            keys: domain.keys.clone(),
+        };
+        plan.domains = settings.domains.iter().map(domain).collect();
+        plan
+    }
 }
 
 /// Whether the resolver proved what it answers.

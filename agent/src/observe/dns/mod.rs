@@ -3,6 +3,9 @@
 //! Owns: the query, and which failure is which. Must not: keep answers (a list that takes an address off has to be heard at
 //! once, and the resolver keeps them as long as it may), or know what is asked for.
 
+mod survey;
+mod validated;
+
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
@@ -13,6 +16,8 @@ use hickory_resolver::net::{DnsError, NetError};
 use hickory_resolver::proto::op::ResponseCode;
 use hickory_resolver::proto::rr::{Name, RData, RecordType};
 use mailsteer_core::signal::lists::Answer;
+
+pub use survey::survey;
 
 /// How long one try may take; a resolver that has to look everything up takes a second or two.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -31,7 +36,10 @@ pub struct ResolverError {
 
 /// Asks one resolver.
 #[derive(Clone)]
-pub struct Resolver(TokioResolver);
+pub struct Resolver {
+    server: SocketAddr,
+    library: TokioResolver,
+}
 
 impl Resolver {
     /// Sends nothing yet.
@@ -49,7 +57,8 @@ impl Resolver {
         options.attempts = TRIES;
         options.cache_size = 0;
         options.try_tcp_on_error = true;
-        builder.build().map(Self).map_err(|source| ResolverError { server, source })
+        let library = builder.build().map_err(|source| ResolverError { server, source })?;
+        Ok(Self { server, library })
     }
 
     /// The IPv4 addresses of a name.
@@ -58,7 +67,7 @@ impl Resolver {
             Ok(name) => name,
             Err(why) => return Answer::Failed(why),
         };
-        match self.0.lookup(name, RecordType::A).await {
+        match self.library.lookup(name, RecordType::A).await {
             Ok(found) => {
                 let addresses = found.answers().iter().filter_map(|record| match &record.data {
                     RData::A(address) => Some(IpAddr::V4(address.0)),
@@ -72,7 +81,7 @@ impl Resolver {
 
     /// The first text of a name, as it may be shown.
     pub async fn words(&self, name: &str) -> Option<String> {
-        let found = self.0.lookup(absolute(name).ok()?, RecordType::TXT).await.ok()?;
+        let found = self.library.lookup(absolute(name).ok()?, RecordType::TXT).await.ok()?;
         let text = found.answers().iter().find_map(|record| match &record.data {
             RData::TXT(text) => Some(text.txt_data.concat()),
             _ => None,
@@ -90,13 +99,18 @@ fn absolute(name: &str) -> Result<Name, String> {
 }
 
 fn failure(error: &NetError) -> Answer {
+    why(error).map_or(Answer::NoSuchName, Answer::Failed)
+}
+
+/// Why a lookup failed; nothing where there just is no such record.
+fn why(error: &NetError) -> Option<String> {
     match error {
         NetError::Dns(DnsError::NoRecordsFound(none)) => match none.response_code {
-            ResponseCode::NXDomain | ResponseCode::NoError => Answer::NoSuchName,
-            code => Answer::Failed(code.to_string()),
+            ResponseCode::NXDomain | ResponseCode::NoError => None,
+            code => Some(code.to_string()),
         },
-        NetError::Dns(DnsError::ResponseCode(code)) => Answer::Failed(code.to_string()),
-        NetError::Timeout => Answer::Failed(format!("nothing within {} s", PATIENCE.as_secs())),
-        other => Answer::Failed(other.to_string()),
+        NetError::Dns(DnsError::ResponseCode(code)) => Some(code.to_string()),
+        NetError::Timeout => Some(format!("nothing within {} s", PATIENCE.as_secs())),
+        other => Some(other.to_string()),
     }
 }
