@@ -1,11 +1,12 @@
 //! Debian's Alertmanager on the mail host, and a webhook that it delivers to.
 //!
-//! Owns: their config and their life. Must not: judge what is delivered.
+//! Owns: their config and their life, and its `amtool`. Must not: judge what is delivered.
 
 use std::fs;
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener};
-use std::process::{Child, Stdio};
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
@@ -93,6 +94,17 @@ impl Drop for Alertmanager {
             eprintln!("lab: webhook: {e:#}");
         }
     }
+}
+
+/// Runs its `amtool` with these arguments; whether it was content, and what it said.
+///
+/// # Errors
+/// When the package cannot be had, or it cannot be started.
+pub fn amtool(args: &[&str], dir: &Path) -> Result<(bool, String)> {
+    let unpacked = packages::unpack("prometheus-alertmanager", &["prometheus-alertmanager"])?;
+    let output = Command::new(unpacked.join("usr/bin/amtool")).args(args).current_dir(dir).output()?;
+    let said = [output.stdout, output.stderr].concat();
+    Ok((output.status.success(), String::from_utf8_lossy(&said).into_owned()))
 }
 
 fn take(listener: &TcpListener, delivered: &Mutex<Vec<Value>>, stop: &AtomicBool) -> Result<()> {

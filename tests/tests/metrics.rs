@@ -5,6 +5,7 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use mailsteer_tests::alertmanager::amtool;
 use mailsteer_tests::prometheus::{Prometheus, promtool};
 use mailsteer_tests::scene::METRICS;
 use mailsteer_tests::{Options, Scene, poll};
@@ -86,10 +87,44 @@ fn the_alerts_are_well_formed_and_fire_when_they_should() {
     let tests = root().join("tests/prometheus/mailsteer.rules.test.yml");
     let (content, said) = promtool(&["test", "rules", tests.to_str().unwrap()], &dir, "").unwrap();
     assert!(content, "{said}");
-    // Every rule has been seen to fire.
+    // Every rule has been seen to fire and to stay silent, and says what to type or where to look.
     let rules = std::fs::read_to_string(dir.join("mailsteer.rules.yml")).unwrap();
     let tests = std::fs::read_to_string(tests).unwrap();
-    for alert in rules.lines().filter_map(|line| line.trim().strip_prefix("- alert: ")) {
-        assert!(tests.contains(&format!("alertname: {alert}\n")), "{alert} is not tested");
+    for rule in rules.split("- alert: ").skip(1) {
+        let alert = rule.lines().next().unwrap();
+        let action = rule.lines().find_map(|line| line.trim().strip_prefix("action: ")).unwrap();
+        assert!(action.len() > 40, "{alert}: {action}");
+        let named = format!("alertname: {alert}\n");
+        let after = tests.split(&named).skip(1);
+        let (fires, silent): (Vec<_>, Vec<_>) =
+            after.partition(|rest| rest.trim_start().starts_with("exp_alerts:"));
+        assert!(
+            !fires.is_empty() && !silent.is_empty(),
+            "{alert}: {} fire, {} are silent",
+            fires.len(),
+            silent.len()
+        );
     }
+}
+
+/// The example for Alertmanager is one, and what pages reaches the pager.
+#[test]
+fn the_example_for_alertmanager_is_well_formed_and_pages_for_what_pages() {
+    let dir = root().join("config/prometheus");
+    let (content, said) = amtool(&["check-config", "alertmanager.yml"], &dir).unwrap();
+    assert!(content && said.contains("4 inhibit rules"), "{said}");
+    for (severity, receiver) in [("page", "pager"), ("ticket", "desk"), ("other", "desk")] {
+        let labels = ["alertname=MailsteerDown".to_owned(), format!("severity={severity}")];
+        let args = ["config", "routes", "test", "--config.file=alertmanager.yml", &labels[0], &labels[1]];
+        let (content, said) = amtool(&args, &dir).unwrap();
+        assert!(content && said.lines().any(|line| line == receiver), "{severity}: {said}");
+    }
+    // What is inhibited is named as the rules name it.
+    let (example, rules) = ("alertmanager.yml", "mailsteer.rules.yml");
+    let text = |name: &str| std::fs::read_to_string(dir.join(name)).unwrap();
+    let (example, rules) = (text(example), text(rules));
+    let named = example.split("alertname=\"").skip(1).map(|rest| rest.split('"').next().unwrap());
+    let named: Vec<&str> = named.collect();
+    assert!(named.len() >= 7, "{named:?}");
+    assert!(named.iter().all(|name| rules.contains(&format!("- alert: {name}\n"))), "{named:?}");
 }

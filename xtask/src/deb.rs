@@ -45,6 +45,7 @@ const FILES: [(&str, &str); 20] = [
     ("config/default.toml", "usr/share/doc/mailsteer/examples/default.toml"),
     ("config/lists.toml", "usr/share/doc/mailsteer/examples/lists.toml"),
     ("config/replies.toml", "usr/share/doc/mailsteer/examples/replies.toml"),
+    ("config/prometheus/alertmanager.yml", "usr/share/doc/mailsteer/examples/alertmanager.yml"),
     ("config/prometheus/mailsteer.rules.yml", "usr/share/doc/mailsteer/examples/mailsteer.rules.yml"),
 ];
 
