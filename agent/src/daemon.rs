@@ -13,6 +13,7 @@ mod control;
 mod counts;
 mod disturbances;
 mod file;
+mod hooks;
 mod journal;
 mod lister;
 mod metrics;
@@ -105,6 +106,9 @@ async fn serve(options: Options) -> Result<()> {
     let (store, kept) = Store::open(&options.state, config.config.retention)?;
     let shared = Arc::new(shared::Shared::new(options.clone(), store, kept.events));
     shared.outcomes.judge_by(Arc::clone(&config.replies));
+    // Before the first event.
+    shared.hooks.start(&tasks, &stop);
+    shared.hooks.set(&config.config.hooks);
     shared.look_at_state();
     serve_metrics(config.config.metrics, &shared, &stop, &tasks).await?;
     let (triggers, inbox) = mpsc::channel(256);

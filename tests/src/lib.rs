@@ -45,6 +45,7 @@ pub mod time;
 pub mod topology;
 pub mod tunnel;
 pub mod unit;
+pub mod webserver;
 
 pub use agent::Agent;
 pub use capture::Capture;

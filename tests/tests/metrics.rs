@@ -34,9 +34,9 @@ fn written_down() -> Vec<(String, Vec<String>)> {
 
 #[test]
 fn prometheus_scrapes_every_metric_and_its_sums_are_the_connections_made() {
-    // Nobody answers there: its lists are set aside, and have their series.
-    let lists = "[lists]\nresolver = \"127.0.0.1:5353\"\n";
-    let scene = Scene::new(Options::default(), lists).unwrap();
+    // Nobody answers there: lists are set aside, hooks are not told, and both have their series.
+    let more = "[lists]\nresolver = \"127.0.0.1:5353\"\n[hook.nobody]\nurl = \"http://127.0.0.1:5354/\"\n";
+    let scene = Scene::new(Options::default(), more).unwrap();
     let prometheus = Prometheus::start(&scene.lab, METRICS).unwrap();
     let report = scene.load(200, CONNECTIONS).unwrap().run(&scene.lab.mail).unwrap();
     assert_eq!((report.attempts, report.ok), (CONNECTIONS, CONNECTIONS), "{report:?}");

@@ -37,6 +37,7 @@ const FILES: [(&str, &str); 20] = [
     ("README.md", "usr/share/doc/mailsteer/README.md"),
     ("docs/start.md", "usr/share/doc/mailsteer/start.md"),
     ("docs/config.md", "usr/share/doc/mailsteer/config.md"),
+    ("docs/hooks.md", "usr/share/doc/mailsteer/hooks.md"),
     ("docs/operating.md", "usr/share/doc/mailsteer/operating.md"),
     ("docs/security.md", "usr/share/doc/mailsteer/security.md"),
     ("docs/capabilities.md", "usr/share/doc/mailsteer/capabilities.md"),

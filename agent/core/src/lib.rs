@@ -8,6 +8,7 @@
 pub mod config;
 pub mod decide;
 pub mod doctor;
+pub mod hook;
 pub mod init;
 pub mod model;
 pub mod plan;

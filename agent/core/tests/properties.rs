@@ -112,14 +112,12 @@ fn config(shape: &Shape) -> Config {
         control: ControlAccess::default(),
         retention: Retention::default(),
         safety: Safety::default(),
-        lists: None,
-        preflight: None,
-        dns: None,
         fuse: Fuse::default(),
         uplinks: if two { (0..2).map(uplink).collect() } else { Vec::new() },
         providers: Vec::new(),
         pools,
         streams,
+        ..Config::observe_only()
     }
 }
 

@@ -4,6 +4,7 @@
 //! ran. Must not: say what a jump means. The time since boot also counts while the host sleeps, and nobody can set it.
 
 use std::path::{Path, PathBuf};
+use std::time::Instant;
 
 use jiff::{SignedDuration, Timestamp};
 use nix::time::{ClockId, clock_gettime};
@@ -16,6 +17,25 @@ const JUMP: SignedDuration = SignedDuration::from_secs(1);
 const APART: SignedDuration = SignedDuration::from_millis(100);
 /// So often is tried to read both close together.
 const TRIES: usize = 5;
+
+/// Time that goes on whatever becomes of the clock.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Steady {
+    began: Timestamp,
+    since: Instant,
+}
+
+impl Steady {
+    /// From now on.
+    pub(super) fn begin() -> Self {
+        Self { began: Timestamp::now(), since: Instant::now() }
+    }
+
+    pub(super) fn now(&self) -> Timestamp {
+        let passed = SignedDuration::try_from(self.since.elapsed()).unwrap_or_default();
+        self.began.checked_add(passed).unwrap_or(self.began)
+    }
+}
 
 /// The time of day at boot, by which times since boot become times of day.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

@@ -18,6 +18,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::warn;
 
+use super::clock::Steady;
 use super::reconcile::Trigger;
 use super::shared::{ListNow, Shared};
 use super::steady::Steady;

@@ -42,6 +42,7 @@ impl MetricsSource for Source {
         samples.replies(&self.shared, &published);
         samples.lists(&self.shared, &published);
         samples.dns(&self.shared);
+        samples.hooks(&self.shared);
         samples.connections(&published, &counts);
         samples.0
     }
@@ -151,6 +152,15 @@ impl Samples {
         };
         report.sources.iter().for_each(|row| of(&row.name, &row.checks, Metric::DnsCheck, self));
         report.domains.iter().for_each(|row| of(&row.name, &row.checks, Metric::DnsDomainCheck, self));
+    }
+
+    fn hooks(&mut self, shared: &Shared) {
+        for (hook, counted) in shared.hooks.counted() {
+            // From 0 on: an increase from nothing is none to Prometheus.
+            for (result, count) in counted.each() {
+                self.count(Metric::HookDeliveries, &[&hook, result], count);
+            }
+        }
     }
 
     fn streams(&mut self, published: &Published) {

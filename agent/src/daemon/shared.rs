@@ -18,6 +18,7 @@ use mailsteer_core::signal::lists::Standing;
 use super::Options;
 use super::counts::Counts;
 use super::disturbances::Disturbances;
+use super::hooks::Hooks;
 use super::journal::Journal;
 use super::outcomes::Outcomes;
 use super::signals::Known;
@@ -98,6 +99,8 @@ pub(super) struct Shared {
     dns: Mutex<Arc<Report>>,
     /// What became of messages.
     pub(super) outcomes: Outcomes,
+    /// Who is told of events.
+    pub(super) hooks: Hooks,
 }
 
 impl Shared {
@@ -122,6 +125,7 @@ impl Shared {
             lists: Mutex::default(),
             dns: Mutex::default(),
             outcomes: Outcomes::default(),
+            hooks: Hooks::default(),
         }
     }
 
@@ -225,6 +229,7 @@ impl Shared {
                 .collect(),
         };
         self.store.event(&row);
+        self.hooks.tell(&event.kind, &row);
         self.events.add(row);
     }
 

@@ -58,6 +58,7 @@ pub(super) fn status(shared: &Shared, published: &Published) -> Status {
             .chain(shared.disturbed())
             .chain(shared.lists_aside())
             .chain(dns_faults(world))
+            .chain(shared.hooks.faults())
             .collect(),
         ..Status::default()
     };

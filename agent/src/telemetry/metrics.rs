@@ -64,6 +64,7 @@ metrics! {
     ListUp Gauge "mailsteer_list_up" ["list"] "1 while a DNS list passes its tests; 0: it is set aside, and nobody looks whether sources are on it.";
     ListAnswers Counter "mailsteer_list_answers_total" ["list", "answer"] "Answers of DNS lists, test points included, by what they mean; unknown changes nothing.";
     FuseBlown Gauge "mailsteer_fuse_blown" ["stream"] "Sources whose fuse for a stream is blown: too much of what it sent from them came back.";
+    HookDeliveries Counter "mailsteer_hook_deliveries_total" ["hook", "result"] "Events for a hook: delivered; failed and given up; to be tried again; dropped because too many waited; left out as a repeat.";
     Replies Counter "mailsteer_replies_total" ["provider", "class"] "Replies to messages by who received and what they ask for, as far as they could be joined to a source.";
     Unjoined Counter "mailsteer_replies_unjoined_total" ["why"] "Replies to messages that could be several connections', or no steered one's. They say nothing.";
     StreamConnections Counter "mailsteer_stream_connections_total" ["stream", "outcome"] "Connections by stream and what became of them, over all sources.";

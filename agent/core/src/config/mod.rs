@@ -18,7 +18,7 @@ pub(crate) use load::{document, finish};
 pub use problem::{CODES, Label, Problem, Severity};
 pub use schema::{reference, schema};
 pub use settings::{
-    Balance, Config, ControlAccess, DnsSettings, Domain, Ebpf, Fuse, HostView, Ipv6, ListSettings, Mode,
-    OTHER, OnExhausted, OnFlip, OnRelapse, OwnTable, Plumbing, Pool, PoolSource, Preflight, Provider,
-    Retention, Safety, Stream, Tier, Uplink,
+    Balance, Config, ControlAccess, DnsSettings, Domain, Ebpf, Fuse, Hook, HookWay, HostView, Ipv6,
+    ListSettings, Mode, OTHER, OnExhausted, OnFlip, OnRelapse, OwnTable, Plumbing, Pool, PoolSource,
+    Preflight, Provider, Retention, Safety, Stream, Tier, Uplink,
 };

@@ -248,6 +248,9 @@ codes! {
     DNS_NEVER_CHECKED = "dns-never-checked",
     BAD_DOMAIN = "bad-domain",
     DOMAIN_WITHOUT_DNS = "domain-without-dns",
+    HOOK_INVALID = "hook-invalid",
+    UNKNOWN_EVENT = "unknown-event",
+    SECRET_IN_CLEAR = "secret-in-clear",
     ;
     PATTERN_INVALID = "pattern-invalid",
     RULE_INVALID = "rule-invalid",

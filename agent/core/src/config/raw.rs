@@ -51,6 +51,8 @@ table! {
         dns: RawDns,
         /// Domains that mail is sent from, by name: `[domain."example.com"]`. Only `[dns]` and `mailsteer doctor` look at them.
         domain: Keyed<RawDomain>,
+        /// Hooks by name: who is told of events, on hosts without an Alertmanager.
+        hook: Keyed<RawHook>,
         /// Uplinks by name: interface and gateway by which mail leaves. None: found by the default routes.
         uplink: Keyed<RawUplink>,
         /// Providers by name: who receives. What is believed of a source at one provider leaves the others alone; receivers
@@ -264,6 +266,35 @@ table! {
         /// Selectors of the DKIM keys that sign its mail: `"s1"`, or with the domain where that is another one (`d=`):
         /// `"s1._domainkey.esp.example"`.
         dkim: Many<String>,
+    }
+}
+
+table! {
+    /// Who is told of events: a URL or a program. docs/hooks.md says what they get.
+    #[schemars(rename = "Hook")]
+    pub(crate) struct RawHook {
+        /// Kinds of events, as `mailsteer events --json` names them. Without it: those that tell of trouble.
+        events: Many<String>,
+        /// Where an event is posted to, as JSON. Either this or `command`.
+        url: String,
+        /// A program by its absolute path, and its arguments: it gets an event as JSON on its standard input. No shell is
+        /// between. It runs as the agent's user, without the agent's capabilities.
+        command: Many<String>,
+        /// The header that bears the secret, to a `url`.
+        #[schemars(extend("default" = "Authorization"))]
+        secret_header: String,
+        /// The file that holds all that the header is to say (`Bearer ...`), or the name of a systemd credential. Read anew
+        /// each time, never shown.
+        secret_file: String,
+        /// Certificates to trust in place of the host's own, as PEM: for an authority of your own.
+        ca_file: String,
+        /// How long a delivery may take; a program that takes longer is killed.
+        #[schemars(extend("default" = 10))]
+        timeout_seconds: i64,
+        /// Of one kind about one subject, at most one event is told in as many minutes; 0 tells all. The next one says how many
+        /// were left out.
+        #[schemars(extend("default" = 10))]
+        repeat_minutes: i64,
     }
 }
 

@@ -61,6 +61,7 @@ pub fn reference() -> String {
         ("[pool.NAME]", Some("Pool")),
         ("A source as a table, in `addresses` and `spare`", Some("Source")),
         ("[stream.NAME]", Some("Stream")),
+        ("[hook.NAME]", Some("Hook")),
     ];
     for (title, definition) in parts {
         let part = definition.map_or(&schema, |name| &schema["$defs"][name]);

@@ -43,6 +43,8 @@ pub struct Config {
     pub preflight: Option<Preflight>,
     /// How DNS compliance is looked at; `None`: not.
     pub dns: Option<DnsSettings>,
+    /// Who is told of events, in file order.
+    pub hooks: Vec<Hook>,
     /// Uplinks as configured; empty: found by the default routes.
     pub uplinks: Vec<Uplink>,
     /// Providers in file order; what no one has is [`OTHER`].
@@ -386,6 +388,37 @@ pub struct Domain {
     pub pools: Vec<String>,
 }
 
+/// Who is told of events.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Hook {
+    /// Its name.
+    pub name: String,
+    /// Kinds of events; `None`: those that tell of trouble.
+    pub events: Option<BTreeSet<String>>,
+    /// By what way.
+    pub way: HookWay,
+    /// How long a delivery may take.
+    pub timeout: SignedDuration,
+    /// How long nothing more is told of one kind about one subject.
+    pub repeat: SignedDuration,
+}
+
+/// The way to a hook.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum HookWay {
+    /// Posted to a URL.
+    Url {
+        /// http or https.
+        url: String,
+        /// A header, and the file or credential that holds what it says.
+        secret: Option<(String, String)>,
+        /// Certificates to trust in place of the host's.
+        ca: Option<String>,
+    },
+    /// A program by its absolute path, and its arguments.
+    Command(Vec<String>),
+}
+
 /// An uplink.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Uplink {
@@ -433,6 +466,7 @@ impl Config {
             lists: None,
             preflight: None,
             dns: None,
+            hooks: vec![],
             uplinks: vec![],
             providers: vec![],
             pools: BTreeMap::new(),

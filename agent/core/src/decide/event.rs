@@ -1,5 +1,6 @@
 //! What happened, as data that can be kept, shown and explained.
 
+mod alarm;
 mod words;
 
 use std::net::IpAddr;
@@ -15,6 +16,8 @@ use super::traffic::{Evidence, Failure, State, Withheld};
 use crate::model::Family;
 use crate::signal::dns::Check;
 use crate::signal::lists::Action;
+
+pub use alarm::EVENT_KINDS;
 
 /// Something that happened.
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]

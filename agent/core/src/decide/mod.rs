@@ -20,7 +20,7 @@ mod uplinks;
 mod world;
 
 pub use desired::{Decision, desired};
-pub use event::{Event, EventKind};
+pub use event::{EVENT_KINDS, Event, EventKind};
 pub use explain::{Explanation, SourceAnswer, StreamAnswer, Who, explain};
 pub use flips::{Flip, flips};
 pub use fuse::{Blown, Share as FuseShare};

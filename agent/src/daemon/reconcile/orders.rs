@@ -109,6 +109,7 @@ impl Reconciler {
         }
         self.shared.outcomes.judge_by(loaded.replies);
         self.shared.store.retain(loaded.config.retention);
+        self.shared.hooks.set(&loaded.config.hooks);
         let now = self.now();
         let events = self.world.apply(Observation::Config(Box::new(loaded.config)), now);
         self.tell(&events);

@@ -8,6 +8,7 @@ mod control;
 mod dns;
 mod fuse;
 mod general;
+mod hooks;
 mod host;
 mod identity;
 mod lists;
@@ -22,6 +23,7 @@ mod resolver;
 mod safety;
 mod streams;
 mod uplinks;
+mod urls;
 
 use ipnet::IpNet;
 
@@ -74,6 +76,7 @@ pub(super) fn check(
     let lists = lists::lists(raw, view, problems);
     let preflight = preflight::preflight(raw, problems);
     let dns = dns::dns(raw, &pools, lists.as_ref(), problems);
+    let hooks = hooks::hooks(raw, problems);
     let ebpf = ebpf(raw);
     if ebpf == Ebpf::Off {
         cgroups_take_ebpf(raw, problems);
@@ -98,6 +101,7 @@ pub(super) fn check(
         lists,
         preflight,
         dns,
+        hooks,
         providers,
         uplinks: uplinks.into_iter().map(|one| one.uplink).collect(),
         pools: pools.into_iter().map(finished).collect(),
