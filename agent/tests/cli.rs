@@ -10,9 +10,10 @@ use fake::{Served, mailsteer};
 async fn every_answer() {
     let agent = Served::start().await;
     let who = ["--uid", "105", "203.0.113.200"];
-    let commands: [(&str, &[&str]); 14] = [
+    let commands: [(&str, &[&str]); 15] = [
         ("status", &["status"]),
         ("sources", &["sources"]),
+        ("report", &["report"]),
         ("connections", &["connections", "-n", "5"]),
         ("events", &["events"]),
         ("events_verbose", &["events", "-v"]),
@@ -44,9 +45,13 @@ async fn tables_fit_a_terminal() {
         let line = |line: &str| line.chars().count();
         said.lines().filter(|l| !l.contains("2001:db8") && !l.contains("WRONG")).map(line).max().unwrap()
     };
-    for (args, width) in
-        [(["connections"].as_slice(), 120), (&["sources"], 100), (&["status"], 100), (&["events"], 120)]
-    {
+    for (args, width) in [
+        (["connections"].as_slice(), 120),
+        (&["sources"], 100),
+        (&["status"], 100),
+        (&["events"], 120),
+        (&["report"], 120),
+    ] {
         assert!(widest(args) <= width, "{args:?} is {} wide", widest(args));
     }
     agent.end().await;
@@ -85,6 +90,7 @@ fn help_of_every_command() {
         "init",
         "status",
         "sources",
+        "report",
         "connections",
         "try",
         "explain",

@@ -16,7 +16,7 @@ use super::server::{ControlError, Tail, ViewStream};
 use super::v1;
 use super::view::{
     ConnectionRow, Destination, Done, EventRow, Explanation, OutcomeReport, OutcomesTaken, PlanRow,
-    ReloadReport, SourceRow, Status, TeardownReport, Who,
+    ReloadReport, Report, SourceRow, Status, TeardownReport, Who,
 };
 
 /// How long the agent may take to be reached, and to answer a question: it answers from memory.
@@ -194,6 +194,14 @@ impl Client {
     ) -> Result<Done, ControlError> {
         let asked = v1::BypassRequest { stream, seconds: span.map(|s| s.as_secs()), reason };
         Ok(Done::from_wire(within(CHANGE, self.0.bypass(asked)).await?)?)
+    }
+
+    /// What each address did on so many days, today included.
+    ///
+    /// # Errors
+    /// What the agent says.
+    pub async fn report(&mut self, days: u32) -> Result<Report, ControlError> {
+        Ok(Report::from_wire(within(ANSWER, self.0.report(v1::ReportRequest { days })).await?)?)
     }
 
     /// Tells what became of messages.

@@ -188,6 +188,8 @@ mirror!(ReloadReport => ReloadReport { file, changed, warnings });
 mirror!(Done => Done { text, changed });
 mirror!(OutcomeReport => OutcomeReport { time, destination, source, stream, pid, local_port, reply, complaint });
 mirror!(OutcomesTaken => OutcomesTaken { joined, ambiguous, unknown, refused, sources });
+mirror!(Report => ReportReply { from, to, kept_since, rows, notes });
+mirror!(ReportRow => ReportRow { source, public, attempts, established, accepted, deferred, blocked, bounced, complaints, listed, listed_seconds, flips });
 mirror!(TeardownReport => TeardownReport { removed, left });
 
 impl From<ControlError> for Rpc {

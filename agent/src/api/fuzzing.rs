@@ -12,7 +12,7 @@ use crate::cli::fuzzing as shown;
 
 /// Reads a message as what `which` stands for, and shows what it says as the command line would.
 pub fn message(which: u8, bytes: &[u8]) {
-    match which % 18 {
+    match which % 20 {
         0 => taken::<Status, v1::StatusReply>(bytes, |said| {
             drop(super::headline(said));
             shown::status(said);
@@ -39,6 +39,8 @@ pub fn message(which: u8, bytes: &[u8]) {
         13 => drop(v1::ResumeRequest::decode(bytes)),
         16 => taken::<OutcomeReport, v1::OutcomeReport>(bytes, |_| {}),
         17 => taken::<OutcomesTaken, v1::OutcomesTaken>(bytes, |_| {}),
+        18 => taken::<Report, v1::ReportReply>(bytes, shown::report),
+        19 => drop(v1::ReportRequest::decode(bytes).map(|asked| super::server::days(asked.days))),
         14 => drop(v1::TailRequest::decode(bytes).map(super::server::tail)),
         _ => {
             if let Ok(text) = std::str::from_utf8(bytes) {

@@ -172,6 +172,8 @@ filled! {
     Done { text, changed }
     OutcomeReport { time, destination, source, stream, pid, local_port, reply, complaint }
     OutcomesTaken { joined, ambiguous, unknown, refused, sources }
+    Report { from, to, kept_since, rows, notes }
+    ReportRow { source, public, attempts, established, accepted, deferred, blocked, bounced, complaints, listed, listed_seconds, flips }
     TeardownReport { removed, left }
 }
 
@@ -214,6 +216,8 @@ proptest! {
         comes_back::<Done, v1::Done>(seed);
         comes_back::<OutcomeReport, v1::OutcomeReport>(seed);
         comes_back::<OutcomesTaken, v1::OutcomesTaken>(seed);
+        comes_back::<Report, v1::ReportReply>(seed);
+        comes_back::<ReportRow, v1::ReportRow>(seed);
         comes_back::<TeardownReport, v1::TeardownReport>(seed);
     }
 }

@@ -21,7 +21,7 @@ use super::socket::{ServeError, Socket};
 use super::v1;
 use super::view::{
     ConnectionRow, Destination, Done, EventRow, Explanation, OutcomeReport, OutcomesTaken, PlanRow,
-    ReloadReport, SourceRow, Status, TeardownReport, Who,
+    ReloadReport, Report, SourceRow, Status, TeardownReport, Who,
 };
 
 /// Why the agent did not do what was asked.
@@ -83,6 +83,8 @@ pub trait Control: Send + Sync + 'static {
     async fn bypass(&self, stream: &str, span: Option<Duration>, reason: &str) -> Result<Done, ControlError>;
     /// Lets nothing change by itself, or ends that; `None`: until it is ended.
     async fn hold(&self, span: Option<Duration>, end: bool, reason: &str) -> Result<Done, ControlError>;
+    /// What each address did on so many days, today included.
+    async fn report(&self, days: u32) -> Result<Report, ControlError>;
     /// Takes in what became of messages.
     async fn report_outcomes(&self, outcomes: Vec<OutcomeReport>) -> Result<OutcomesTaken, ControlError>;
     /// Reads the config again.
@@ -201,6 +203,13 @@ impl Service {
     }
 }
 
+/// How many days a report may be of: a quarter.
+pub(super) fn days(asked: u32) -> Result<u32, ControlError> {
+    let fits = (1..=92).contains(&asked);
+    fits.then_some(asked)
+        .ok_or_else(|| ControlError::Invalid(format!("{asked} days: 1 to 92 can be asked for")))
+}
+
 pub(super) fn tail(request: v1::TailRequest) -> Tail {
     Tail { last: usize::try_from(request.last).unwrap_or(usize::MAX), follow: request.follow }
 }
@@ -265,6 +274,10 @@ impl v1::control_server::Control for Service {
         let asked = request.into_inner();
         let span = asked.seconds.map(Duration::from_secs);
         Ok(Response::new(self.control.hold(span, asked.end, reason(&asked.reason)?).await?.to_wire()))
+    }
+
+    async fn report(&self, request: Request<v1::ReportRequest>) -> Result<Response<v1::ReportReply>, Rpc> {
+        Ok(Response::new(self.control.report(days(request.into_inner().days)?).await?.to_wire()))
     }
 
     async fn report_outcome(

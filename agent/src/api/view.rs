@@ -5,12 +5,14 @@
 
 mod explanation;
 mod orders;
+mod report;
 mod status;
 mod traffic;
 
 pub use explanation::{Destination, Explanation, Fate, Probe, SourceStep, StreamStep, TryResult};
 pub use mailsteer_core::decide::Who;
 pub use orders::{Done, OutcomeReport, OutcomesTaken, PlanRow, ReloadReport, TeardownReport};
+pub use report::{Report, ReportRow};
 pub use status::{
     BypassState, ConfigState, Headline, HoldState, Level, Locks, PoolState, Status, StreamMode, StreamState,
     Suspension, Totals,

@@ -85,6 +85,12 @@ pub enum Command {
     Sources,
     /// The last connections: who, from which source, where to, what became of it.
     Connections(TailArgs),
+    /// What each address did over some days: sent, accepted, deferred, blocked, listed, flips.
+    Report {
+        /// How many days, today (UTC) included; 1 to 92.
+        #[arg(long, default_value_t = 7, value_name = "N")]
+        days: u32,
+    },
     /// Make a real connection in a stream and show what it left from. Needs root.
     Try {
         /// The stream.

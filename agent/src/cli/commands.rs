@@ -15,7 +15,7 @@ use serde::Serialize;
 use super::args::{AgentArgs, Cli, Color, Command, ExplainArgs, TailArgs, TeardownArgs};
 use super::render::{self, Style};
 use super::terminal::harmless;
-use super::{check, classify, connect_as, doctor, init, outcomes, replay, trying};
+use super::{check, classify, connect_as, doctor, init, outcomes, replay, report, trying};
 use crate::api::view::{Destination, Done, Who};
 use crate::api::{Client, ConnectError, Tail, ViewStream};
 
@@ -110,6 +110,10 @@ async fn asked(cli: Cli) -> Result<u8> {
         Command::Sources => {
             let rows = client.sources().await?;
             show(json, &rows, || render::sources(&rows))
+        }
+        Command::Report { days } => {
+            let found = client.report(days).await?;
+            show(json, &found, || report::shown(&found))
         }
         Command::Connections(args) => {
             let rows = client.connections(tail(args)).await?;

@@ -5,7 +5,7 @@
 
 use mailsteer_core::config::{Checked, HostView, load};
 
-use super::{args, check, commands, host_view, render, terminal};
+use super::{args, check, commands, host_view, render, report as reports, terminal};
 use crate::api::view::*;
 
 const PLAIN: render::Style = render::Style { color: false };
@@ -66,6 +66,11 @@ pub fn explanation(said: &Explanation) {
 /// See [`render`].
 pub fn plan(rows: &[PlanRow]) {
     is_text(&render::plan(rows));
+}
+
+/// See [`super::report`].
+pub fn report(said: &Report) {
+    is_text(&reports::shown(said));
 }
 
 /// See [`render`].

@@ -16,6 +16,7 @@ mod judge;
 mod outcomes;
 mod render;
 mod replay;
+mod report;
 mod terminal;
 mod trying;
 

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::StreamExt as _;
+use jiff::tz::TimeZone;
 use jiff::{SignedDuration, Timestamp};
 use mailsteer_core::decide::{Command, OperatorError};
 use tokio::sync::{broadcast, mpsc, oneshot};
@@ -15,17 +16,21 @@ use super::config::LoadError;
 use super::counts::Gatherer;
 use super::journal::Journal;
 use super::reconcile::Trigger;
+use super::report;
 use super::shared::{Published, Shared};
 use super::status;
 use crate::api::explained;
 use crate::api::view::{
     ConnectionRow, Destination, Done, EventRow, Explanation, OutcomeReport, OutcomesTaken, PlanRow,
-    ReloadReport, SourceRow, Status, TeardownReport, Who,
+    ReloadReport, Report, SourceRow, Status, TeardownReport, Who,
 };
 use crate::api::{Control, ControlError, Tail, ViewStream};
 
 /// Outcomes in one report: what the loop takes in is short work.
 const MOST_OUTCOMES: usize = 10_000;
+
+/// How long a report waits for the database before it does without.
+const KEPT: Duration = Duration::from_secs(3);
 
 /// What the API server calls.
 pub(super) struct Handle {
@@ -174,6 +179,20 @@ impl Control for Handle {
         self.command(command).await
     }
 
+    async fn report(&self, days: u32) -> Result<Report, ControlError> {
+        self.count().await;
+        let published = self.published()?;
+        let today = Timestamp::now().to_zoned_datetime(TimeZone::UTC).date();
+        let span = (report::first(today, days), today);
+        let kept = match tokio::time::timeout(KEPT, self.shared.store.days(span.0)).await {
+            Ok(Ok(kept)) => kept,
+            Ok(Err(_busy)) => Err("the state database is busy or closed".to_owned()),
+            Err(_late) => Err("the disk does not answer".to_owned()),
+        };
+        let counted = self.gatherer.checkpoint().await;
+        Ok(report::report(span, kept, &counted.days, &counted.sources, &published.world))
+    }
+
     async fn report_outcomes(&self, outcomes: Vec<OutcomeReport>) -> Result<OutcomesTaken, ControlError> {
         if outcomes.len() > MOST_OUTCOMES {
             return Err(ControlError::Invalid(format!("at most {MOST_OUTCOMES} outcomes at once")));
@@ -181,6 +200,7 @@ impl Control for Handle {
         let published = self.published()?;
         let (delivered, taken) = self.shared.outcomes.take(outcomes, &published.world, Timestamp::now());
         if !delivered.is_empty() {
+            self.shared.diary.delivered(&delivered, &published.world);
             let ending = |_closed| ControlError::Unavailable("the agent is ending".into());
             self.triggers.send(Trigger::Delivered(delivered)).await.map_err(ending)?;
         }

@@ -17,6 +17,7 @@ use mailsteer_core::signal::lists::Standing;
 
 use super::Options;
 use super::counts::Counts;
+use super::diary::Diary;
 use super::disturbances::Disturbances;
 use super::hooks::Hooks;
 use super::journal::Journal;
@@ -101,6 +102,8 @@ pub(super) struct Shared {
     pub(super) outcomes: Outcomes,
     /// Who is told of events.
     pub(super) hooks: Hooks,
+    /// What addresses did today.
+    pub(super) diary: Diary,
 }
 
 impl Shared {
@@ -126,6 +129,7 @@ impl Shared {
             dns: Mutex::default(),
             outcomes: Outcomes::default(),
             hooks: Hooks::default(),
+            diary: Diary::default(),
         }
     }
 
@@ -209,6 +213,7 @@ impl Shared {
     /// Keeps an event and logs it.
     pub(super) fn happened(&self, event: &Event) {
         let text = event.kind.to_string();
+        self.diary.happened(&event.kind, |name| self.public_of(name));
         tracing::info!(kind = event.kind.name(), subject = event.kind.subject(), "{text}");
         let evidence = serde_json::to_value(&event.kind).unwrap_or_default();
         let pairs = evidence.as_object().into_iter().flatten();
@@ -231,6 +236,12 @@ impl Shared {
         self.store.event(&row);
         self.hooks.tell(&event.kind, &row);
         self.events.add(row);
+    }
+
+    /// The public address of a source.
+    fn public_of(&self, name: &str) -> Option<IpAddr> {
+        let published = self.last_published()?;
+        published.world.pool_sources().find(|source| source.name == name).map(|source| source.public)
     }
 
     /// Tells what became of the state database since this was last asked.

@@ -13,7 +13,7 @@ use super::written::{self, Changes};
 use super::{StateError, import};
 
 /// Each table that is read, and how many columns it has.
-pub const TABLES: [(&str, usize); 10] = [
+pub const TABLES: [(&str, usize); 11] = [
     ("sources", 5),
     ("counters", 5),
     ("origins", 2),
@@ -24,6 +24,7 @@ pub const TABLES: [(&str, usize); 10] = [
     ("bypasses", 6),
     ("holds", 6),
     ("beliefs", 2),
+    ("days", 12),
 ];
 
 /// A value of a row.

@@ -12,9 +12,11 @@
 //! | `open` | opening: newer, damaged, read-only |
 //! | `rows` | what is kept, and reading it from rows |
 //! | `written` | what changed, written to rows |
+//! | `days` | what each address did on each day |
 //! | `owner` | the thread |
 //! | `store` | the handle on it |
 
+mod days;
 #[doc(hidden)]
 pub mod fuzzing;
 mod import;
@@ -29,6 +31,7 @@ mod store;
 mod tests;
 mod written;
 
+pub use days::{Days, Did, KeptDays};
 pub use ledger::{Ledger, Meter, Name, Place, Reading, Seen};
 pub use open::StateError;
 pub use outcome::Outcome;

@@ -9,10 +9,12 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender};
 use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
+use jiff::civil::Date;
 use rusqlite::Connection;
 use tokio::sync::oneshot;
 use tracing::{info, warn};
 
+use super::days::{self, KeptDays};
 use super::import;
 use super::open::{self, Ready, StateError};
 use super::rows::{self, Checkpoint, Kept, Word};
@@ -219,6 +221,9 @@ impl Owner {
                 self.receipts.push(receipt);
             }
             Message::Beliefs(beliefs) => self.waiting.beliefs = Some(*beliefs),
+            Message::Days(first, asked) => {
+                let _gone = asked.send(self.days(first));
+            }
             Message::Started => {
                 if let Some((file, word)) = self.imported.take() {
                     self.waiting.word = Some(word);
@@ -228,6 +233,14 @@ impl Owner {
             Message::Finish(done) => return Some(done),
         }
         None
+    }
+
+    fn days(&self, first: Date) -> Result<KeptDays, String> {
+        let Some(connection) = &self.connection else {
+            let fault = lock(&self.common.health).fault.clone();
+            return Err(fault.unwrap_or_else(|| "the state database is not open".to_owned()));
+        };
+        days::since(connection, first).map_err(|error| error.to_string())
     }
 
     /// Whether the operator waits, an event came, counters are due, or a disk that failed is to be tried again.

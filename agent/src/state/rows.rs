@@ -11,6 +11,7 @@ use mailsteer_core::decide::{Beliefs, Bypass, Hold, Suspension};
 use rusqlite::types::Type;
 use rusqlite::{Connection, Error, Row};
 
+use super::days::{self, Days};
 use super::ledger::{Ledger, Meter, Name, Place, Seen};
 use super::outcome::Outcome;
 use super::schema;
@@ -21,8 +22,14 @@ const EVENTS_READ: usize = 10_000;
 /// The first schema that has beliefs.
 const BELIEFS_SINCE: u32 = 2;
 /// The parts that are read one by one from a damaged file.
-pub(super) const PARTS: [&str; 5] =
-    ["suspensions, bypasses and hold", "counters", "sources", "isolations and other beliefs", "events"];
+pub(super) const PARTS: [&str; 6] = [
+    "suspensions, bypasses and hold",
+    "counters",
+    "sources",
+    "isolations and other beliefs",
+    "what addresses did on earlier days",
+    "events",
+];
 
 /// A count that should be 0, and when it was last seen to grow.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -66,6 +73,8 @@ pub struct Checkpoint {
     pub growth: BTreeMap<String, Growth>,
     /// By public address.
     pub sources: Arc<BTreeMap<IpAddr, SourceFacts>>,
+    /// What addresses did on the last days.
+    pub days: Arc<Days>,
 }
 
 /// Everything that was kept.
@@ -87,6 +96,7 @@ pub(super) fn read(connection: &Connection) -> Result<Kept, Error> {
         ledger: ledger(connection)?,
         growth: growth(connection)?,
         sources: Arc::new(sources(connection)?),
+        days: Arc::new(days::last(connection)?),
     };
     let mut events = Vec::new();
     read_events(connection, &mut events)?;
@@ -116,7 +126,10 @@ pub(super) fn salvage(connection: &Connection) -> (Kept, Vec<&'static str>) {
     let believed = beliefs(connection);
     part(3, believed.is_ok());
     kept.beliefs = believed.unwrap_or_default();
-    part(4, read_events(connection, &mut kept.events).is_ok());
+    let last = days::last(connection);
+    part(4, last.is_ok());
+    kept.checkpoint.days = Arc::new(last.unwrap_or_default());
+    part(5, read_events(connection, &mut kept.events).is_ok());
     kept.events.reverse();
     (kept, lost)
 }
@@ -239,11 +252,11 @@ fn read_events(connection: &Connection, events: &mut Vec<EventRow>) -> Result<()
     Ok(())
 }
 
-fn unreadable(column: usize, error: impl std::error::Error + Send + Sync + 'static) -> Error {
+pub(super) fn unreadable(column: usize, error: impl std::error::Error + Send + Sync + 'static) -> Error {
     Error::FromSqlConversionFailure(column, Type::Text, Box::new(error))
 }
 
-fn address(column: usize, text: &str) -> Result<IpAddr, Error> {
+pub(super) fn address(column: usize, text: &str) -> Result<IpAddr, Error> {
     text.parse().map_err(|error: std::net::AddrParseError| unreadable(column, error))
 }
 

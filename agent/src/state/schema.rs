@@ -11,8 +11,11 @@ use rusqlite::{Connection, OptionalExtension as _};
 use super::open::StateError;
 
 /// The way to each schema from the one before it.
-pub(super) const MIGRATIONS: &[&str] =
-    &[include_str!("migrations/0001_initial.sql"), include_str!("migrations/0002_beliefs.sql")];
+pub(super) const MIGRATIONS: &[&str] = &[
+    include_str!("migrations/0001_initial.sql"),
+    include_str!("migrations/0002_beliefs.sql"),
+    include_str!("migrations/0003_days.sql"),
+];
 
 /// The schema that migrations lead to.
 pub(super) fn last(migrations: &[&str]) -> u32 {

@@ -10,11 +10,13 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use jiff::civil::Date;
 use mailsteer_core::config::Retention;
 use mailsteer_core::decide::Beliefs;
 use tokio::sync::oneshot;
 use tracing::warn;
 
+use super::days::KeptDays;
 use super::open::{self, StateError};
 use super::owner::{FILE, Owner, WAITING};
 use super::rows::{Checkpoint, Kept, Word};
@@ -35,6 +37,7 @@ pub(super) enum Message {
     Event(Box<EventRow>),
     Word(Word, oneshot::Sender<Result<(), String>>),
     Beliefs(Box<Beliefs>),
+    Days(Date, oneshot::Sender<Result<KeptDays, String>>),
     Started,
     Finish(SyncSender<()>),
 }
@@ -129,6 +132,14 @@ impl Store {
     /// Keeps what is believed, all of it. Where the thread does not take it, the next change brings it again.
     pub fn beliefs(&self, beliefs: Beliefs) {
         let _next_time = self.messages.try_send(Message::Beliefs(Box::new(beliefs)));
+    }
+
+    /// What addresses did from a day on, as far as it was written.
+    pub fn days(&self, first: Date) -> oneshot::Receiver<Result<KeptDays, String>> {
+        let (sender, receiver) = oneshot::channel();
+        // Where the thread does not take it, the receiver hears of its end.
+        let _busy = self.messages.try_send(Message::Days(first, sender));
+        receiver
     }
 
     /// The agent steers. What an earlier version kept is taken over only now: where a start fails, that version is gone

@@ -6,6 +6,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use jiff::civil::Date;
 use jiff::{SignedDuration, Timestamp};
 use mailsteer_core::config::Retention;
 use mailsteer_core::decide::{Beliefs, Bypass, Hold, Suspension};
@@ -16,7 +17,8 @@ use super::*;
 use crate::api::view::EventRow;
 
 /// A database of every schema there ever was, as its program left it.
-const FIXTURES: &[&str] = &[include_str!("fixtures/v1.sql"), include_str!("fixtures/v2.sql")];
+const FIXTURES: &[&str] =
+    &[include_str!("fixtures/v1.sql"), include_str!("fixtures/v2.sql"), include_str!("fixtures/v3.sql")];
 
 /// As schema 2 has them.
 const BELIEFS: &str = r#"{"verdicts":[["10.0.0.1","big",{"state":{"state":"isolated","cause":{"failure":"refused"},"until":"2033-05-18T03:33:20Z"},"relapses":1,"since":"2033-05-18T03:03:20Z"}]],"rails":{"spent":{"mail":["2033-05-18T03:03:20Z"]},"unmoved":[["mail","10.0.0.1","big"]],"taken":[["2033-05-18T03:03:20Z","10.0.0.1","big"]],"fallen":[["2033-05-18T03:03:20Z","10.0.0.1","big"]],"stopped":[[["mail","big"],"2033-05-18T03:33:20Z"]]}}"#;
@@ -27,6 +29,10 @@ fn at(second: i64) -> Timestamp {
 
 fn address(last: u8) -> IpAddr {
     [192, 0, 2, last].into()
+}
+
+fn day(text: &str) -> Date {
+    text.parse().unwrap()
 }
 
 fn name(outcome: Outcome) -> Name {
@@ -69,7 +75,20 @@ fn checkpoint(attempted: u64) -> Checkpoint {
     let mut ledger = Ledger::default();
     ledger.take_in([(Place::Counters, seen)].into(), |meter| name(meter.outcome));
     let growth = [("wrong".to_owned(), Growth { count: 2, last: Some(at(1_700_000_000)) })];
-    Checkpoint { ledger, growth: growth.into(), sources: Arc::new([(address(1), facts)].into()) }
+    let did = Did {
+        attempted: 41,
+        established: 40,
+        accepted: 30,
+        deferred: 5,
+        blocked: 2,
+        bounced: 1,
+        complaints: 0,
+        listed: 1,
+        listed_seconds: 3_600,
+        flips: 1,
+    };
+    let days = Arc::new([((day("2023-11-14"), address(1)), did)].into());
+    Checkpoint { ledger, growth: growth.into(), sources: Arc::new([(address(1), facts)].into()), days }
 }
 
 fn open(dir: &Path) -> (Store, Kept) {
@@ -150,6 +169,7 @@ fn every_earlier_schema_is_read() {
         assert_eq!(kept.checkpoint.ledger.sums()[&name(Outcome::Attempted)], 41);
         assert_eq!(kept.checkpoint.ledger.seen()[&Place::Counters].origin, "boot/7");
         assert_eq!(kept.checkpoint.growth, checkpoint(0).growth);
+        assert_eq!(kept.checkpoint.days, if place < 2 { Arc::default() } else { checkpoint(0).days });
         assert_eq!((kept.events[0].number, kept.events[0].kind.as_str()), (17, "suspended"));
     }
 }
@@ -214,6 +234,38 @@ fn old_history_goes_and_the_newest_stays() {
     written::retire(&mut connection, keep, now + SignedDuration::from_hours(24 * 3_650)).unwrap();
     assert_eq!(left(&connection), (2_501, 1_000), "a clock that jumps ahead does not empty it");
     assert_eq!(rows::read(&connection).unwrap().word, word(), "what holds stays");
+}
+
+#[test]
+fn days_are_kept_and_asked_for_and_the_old_ones_go() {
+    let dir = tempfile::tempdir().unwrap();
+    let (store, _) = open(dir.path());
+    let did = |attempted| Did { attempted, flips: 2, ..Did::default() };
+    let all = ["2026-09-01", "2026-11-20", "2026-11-28", "2026-11-29"];
+    for (n, text) in (1..).zip(all) {
+        // As an agent offers them: the last two.
+        let days = [((day(text), address(1)), did(n)), ((day(text), address(2)), did(10 * n))];
+        store.offer(Checkpoint { days: Arc::new(days.into()), ..Checkpoint::default() });
+        let written = || {
+            let kept = store.days(day("2026-01-01")).blocking_recv().unwrap().unwrap();
+            kept.days.get(&(day(text), address(2))) == Some(&did(10 * n))
+        };
+        eventually("a day to be written", written);
+    }
+    let kept = store.days(day("2026-11-21")).blocking_recv().unwrap().unwrap();
+    assert_eq!((kept.days.len(), kept.since), (4, Some(day(all[0]))));
+    store.finish(Checkpoint::default());
+    let (_store, kept) = open(dir.path());
+    let days: Vec<Date> = kept.checkpoint.days.keys().map(|(day, _)| *day).collect();
+    assert_eq!(days, [day(all[2]), day(all[2]), day(all[3]), day(all[3])], "the last two come back");
+    let mut connection = sqlite(dir.path());
+    let left = |connection: &mut Connection, now: &str, days: u32| {
+        let keep = Retention { history_days: days, ..Retention::default() };
+        written::retire(connection, keep, now.parse().unwrap()).unwrap();
+        connection.query_row("SELECT count(DISTINCT day) FROM days", [], |row| row.get::<_, u32>(0)).unwrap()
+    };
+    assert_eq!(left(&mut connection, "2026-11-29T12:00:00Z", 30), 3);
+    assert_eq!(left(&mut connection, "2099-01-01T00:00:00Z", 30), 2, "a clock that jumps ahead");
 }
 
 /// What a stranger's write into the file leaves of it.

@@ -8,10 +8,12 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use jiff::Timestamp;
+use jiff::tz::TimeZone;
 use mailsteer_core::config::Retention;
 use mailsteer_core::decide::{Beliefs, Bypass, Hold, Suspension};
 use rusqlite::{Connection, Error, params};
 
+use super::days;
 use super::ledger::{Meter, Name, Place, Seen};
 use super::rows::{Checkpoint, Growth, SourceFacts, Word, word};
 use crate::api::view::EventRow;
@@ -56,6 +58,7 @@ pub(super) fn write(
         write_seen(&transaction, checkpoint.ledger.seen(), written.ledger.seen())?;
         write_growth(&transaction, &checkpoint.growth, &written.growth)?;
         write_sources(&transaction, &checkpoint.sources, &written.sources)?;
+        days::write(&transaction, &checkpoint.days, &written.days)?;
     }
     transaction.commit()
 }
@@ -251,6 +254,8 @@ pub(super) fn retire(connection: &mut Connection, keep: Retention, now: Timestam
         );
         transaction.execute(&sql, params![keep.history_max, cut(keep.history_days), ALWAYS])?;
     }
+    let oldest = Timestamp::from_microsecond(cut(keep.history_days)).unwrap_or(Timestamp::MIN);
+    days::retire(&transaction, oldest.to_zoned_datetime(TimeZone::UTC).date())?;
     transaction.commit()
 }
 

@@ -256,6 +256,35 @@ pub(crate) fn explanation(who: Who, destination: Destination) -> Explanation {
     }
 }
 
+pub(crate) fn report(days: u32) -> Report {
+    let row = |n: u8, attempts: u64, blocked, listed, listed_seconds, flips| ReportRow {
+        source: if n < 4 { format!("transactional-{n}") } else { String::new() },
+        public: [203, 0, 113, 9 + n].into(),
+        attempts,
+        established: attempts - attempts / 20,
+        accepted: attempts / 2,
+        deferred: attempts / 100,
+        blocked,
+        bounced: attempts / 50,
+        complaints: 0,
+        listed,
+        listed_seconds,
+        flips,
+    };
+    Report {
+        from: "2026-02-23".into(),
+        to: "2026-03-01".into(),
+        kept_since: Some("2026-02-25".into()),
+        rows: vec![
+            row(1, 120_000, 0, 0, 0, 1),
+            row(2, 3_000, 41, 2, 18_000, 3),
+            row(3, 45, 0, 0, 900, 0),
+            row(4, 7, 0, 0, 0, 0),
+        ],
+        notes: vec![format!("{days} days were asked for")],
+    }
+}
+
 pub(crate) struct Fake;
 
 fn done(text: String) -> Result<Done, ControlError> {
@@ -298,6 +327,9 @@ impl Control for Fake {
     async fn hold(&self, _: Option<Duration>, end: bool, _: &str) -> Result<Done, ControlError> {
         let text = if end { "off hold" } else { "on hold" };
         Ok(Done { text: text.into(), changed: true })
+    }
+    async fn report(&self, days: u32) -> Result<Report, ControlError> {
+        Ok(report(days))
     }
     async fn report_outcomes(&self, all: Vec<OutcomeReport>) -> Result<OutcomesTaken, ControlError> {
         Ok(OutcomesTaken { joined: all.len() as u64, ..OutcomesTaken::default() })

@@ -138,7 +138,8 @@ table! {
         /// Events that are kept at most, some 300 bytes each on the disk: 30 MB.
         #[schemars(extend("default" = 100_000))]
         events_max: i64,
-        /// Days that ended suspensions and bypasses are kept: a year, and a month to compare it with.
+        /// Days that ended suspensions and bypasses are kept, and what each address did on a day (`mailsteer report`): a year, and
+        /// a month to compare it with.
         #[schemars(extend("default" = 400))]
         history_days: i64,
         /// Ended suspensions and bypasses that are kept at most, some 200 bytes each on the disk.

@@ -126,7 +126,7 @@ pub struct Retention {
     pub events_days: u32,
     /// Events that are kept at most.
     pub events_max: u32,
-    /// Days that ended verdicts and bypasses are kept.
+    /// Days that ended verdicts and bypasses are kept, and what each address did on each.
     pub history_days: u32,
     /// Ended verdicts and bypasses that are kept at most, of each.
     pub history_max: u32,

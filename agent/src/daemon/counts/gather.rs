@@ -3,7 +3,7 @@
 //! Owns: when the counters of the eBPF maps and of the table are read, and whose each is. Must not: count anything
 //! itself, or add anything up: that is the ledger's.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -119,6 +119,9 @@ impl Gatherer {
         self.inherit(&mut counting, &reading);
         let growth = counting.ledger.take_in(reading, |meter| names.name(meter));
         served(&growth, &mut counting.sources, now);
+        let listed: BTreeSet<IpAddr> =
+            shared.lists().iter().flat_map(|list| list.listed.iter().copied()).collect();
+        shared.diary.keep(&mut counting.days, &growth, &listed, now);
         let counts = Counts { open, partial: self.reader.is_none(), faults, ..Counts::default() };
         let mut counts = counts.with_sums(counting.ledger.sums(), &shared.counts());
         if let Some(by) = self.jumps.lock().unwrap_or_else(PoisonError::into_inner).look() {
