@@ -86,6 +86,14 @@ fn view(text: &str) -> HostView {
         host,
         lists: None,
         replies: None,
+        providers: None,
+        countries: match text.lines().next() {
+            Some("# countries: broken") => Some(Err("it ends too early".to_owned())),
+            Some("# countries: some") => {
+                Some(Ok([("DE".to_owned(), vec!["198.51.100.0/24".parse().unwrap()])].into()))
+            }
+            _ => None,
+        },
     }
 }
 
@@ -171,7 +179,10 @@ fn a_receiver_is_one_providers_or_others() {
         networks = "192.0.2.25"
     "#;
     let config = sound(text);
-    let of = |address: &str| config.provider_of(address.parse().unwrap()).to_owned();
+    let of = |address: &str| {
+        let found = config.provider_by_network(address.parse().unwrap());
+        found.map_or("other", |(provider, _)| provider).to_owned()
+    };
     assert_eq!(
         ["198.51.100.200", "2001:db8:77::1", "192.0.2.25", "192.0.2.26"].map(of),
         ["big", "big", "small", "other"]

@@ -10,7 +10,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use mailsteer_core::config::{Config, OwnTable};
-use mailsteer_core::model::{Family, LaneId, Slots, SourceId};
+use mailsteer_core::model::{Family, LaneId, ReceiverSets, Slots, SourceId};
 use mailsteer_core::plan::{Action, GuardSpec, SlotChange, TableSpec, takes_a_last_slot};
 use thiserror::Error;
 
@@ -18,7 +18,7 @@ use super::bpf::{BpfError, BpfPaths, Programs};
 use super::guard::{Guard, Told};
 use super::live::{self, Ending, LiveError};
 use super::net::Net;
-use super::nft::{self, Numbers, Table};
+use super::nft::{self, Elements, Numbers, Table};
 use super::sysctls::Sysctls;
 use crate::bpf_maps::pin_dir;
 use crate::conntrack::{self, ConntrackError};
@@ -67,6 +67,8 @@ pub struct Written {
     pub slots: BTreeMap<(LaneId, Family), Slots>,
     /// Addresses of source ids.
     pub translations: BTreeMap<SourceId, IpAddr>,
+    /// Learned addresses of providers.
+    pub receivers: ReceiverSets,
 }
 
 /// What was taken away, and what could not be.
@@ -147,7 +149,8 @@ impl Executor {
     pub fn found(&mut self, table: Option<(Fingerprint, &Contents)>) {
         let as_written =
             table.zip(self.written.as_ref()).is_some_and(|((fingerprint, contents), written)| {
-                fingerprint == written.fingerprint && contents.are(&written.slots, &written.translations)
+                fingerprint == written.fingerprint
+                    && contents.are(&written.slots, &written.translations, &written.receivers)
             });
         if !as_written {
             self.forget_table();
@@ -233,7 +236,10 @@ impl Executor {
             Action::Guard(spec) => self.guard.tell(spec)?,
             Action::Attach { ifindex } => self.guard.attach(*ifindex)?,
             Action::Detach { ifindex } => self.guard.detach(*ifindex)?,
-            Action::Table { spec, slots, translations } => self.write(spec, slots, translations).await?,
+            Action::Table { spec, slots, translations, receivers } => {
+                self.write(spec, Elements { slots, translations, receivers }).await?;
+            }
+            Action::Receivers { add, remove } => self.receivers(add, remove)?,
             Action::Flip { add, slots, remove } => {
                 self.flip(add, slots, remove).await?;
                 if self.written.as_ref().is_some_and(|now| takes_a_last_slot(action, &now.slots)) {
@@ -287,17 +293,33 @@ impl Executor {
         self.ending = Ending::default();
     }
 
-    async fn write(
-        &mut self,
-        spec: &TableSpec,
-        slots: &BTreeMap<(LaneId, Family), Slots>,
-        translations: &BTreeMap<SourceId, IpAddr>,
-    ) -> Result<(), ActError> {
+    async fn write(&mut self, spec: &TableSpec, elements: Elements<'_>) -> Result<(), ActError> {
         self.written = None;
-        let fingerprint = self.table.apply(spec, slots, translations).await?;
-        let (slots, translations) = (slots.clone(), translations.clone());
-        self.written = Some(Written { spec: spec.clone(), fingerprint, slots, translations });
+        let fingerprint = self.table.apply(spec, elements).await?;
+        self.written = Some(Written {
+            spec: spec.clone(),
+            fingerprint,
+            slots: elements.slots.clone(),
+            translations: elements.translations.clone(),
+            receivers: elements.receivers.clone(),
+        });
         self.slots_were_taken();
+        Ok(())
+    }
+
+    fn receivers(&mut self, add: &ReceiverSets, remove: &ReceiverSets) -> Result<(), ActError> {
+        let Some(written) = &mut self.written else { return Ok(()) };
+        if let Err(error) = self.table.receivers(&written.spec.named, add, remove) {
+            // What stands is not what was believed: write it all, whatever it is.
+            self.forget_table();
+            return Err(error.into());
+        }
+        for (provider, gone) in remove {
+            written.receivers.entry(provider.clone()).or_default().retain(|one| !gone.contains(one));
+        }
+        for (provider, new) in add {
+            written.receivers.entry(provider.clone()).or_default().extend(new);
+        }
         Ok(())
     }
 

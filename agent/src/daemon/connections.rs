@@ -150,7 +150,7 @@ fn row(published: &Published, cgroups: &mut Cgroups, clock: Clock, event: &Event
     let wanted = mark.and_then(|mark| published.known.source(mark)).cloned();
     let (mut stream, provider) = match mark.and_then(|mark| published.known.lane(mark)) {
         Some((stream, provider)) => (Some(stream.clone()), provider.clone()),
-        None => (None, published.world.config().provider_of(destination).to_owned()),
+        None => (None, published.world.provider_of(destination).to_owned()),
     };
     let mut told = outcome;
     if outcome == Outcome::Local {

@@ -157,7 +157,7 @@ impl Outcomes {
         };
         let source = source(world, named)?;
         let stream = stream(world, report.stream.as_deref(), source)?;
-        let provider = world.config().provider_of(report.destination).to_owned();
+        let provider = world.provider_of(report.destination).to_owned();
         Ok(Place::Of((stream, source.local, provider)))
     }
 }

@@ -3,19 +3,20 @@
 //! Owns: reading it by netlink, and the fingerprint by which an edit is seen. Must not: parse rules: they are
 //! constant, so equal bytes say all there is to know.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
-use mailsteer_core::model::{Family, LaneId, SlotTarget, Slots, SourceId};
+use mailsteer_core::model::{Family, LaneId, ReceiverSets, SlotTarget, Slots, SourceId};
 use netlink_packet_core::{DefaultNla, NlasIterator};
 use netlink_packet_netfilter::nftables::{
-    ChainMessage, DataAttribute, ListAttribute, NfTablesMessage, RuleAttribute, RuleMessage,
-    SetElementAttribute, SetElementList, SetElementMessage, TableAttribute, TableMessage,
+    ChainMessage, DataAttribute, ListAttribute, NfTablesMessage, RuleAttribute, RuleMessage, SetAttribute,
+    SetElementAttribute, SetElementList, SetElementMessage, SetMessage, TableAttribute, TableMessage,
 };
 
 use super::connection::{attributes, string, u32_be};
 use super::{
-    Connection, Element, FLAG_DORMANT, NetlinkError, Reply, TABLE, chain, map, slot_of, source_address,
+    Connection, Element, FLAG_DORMANT, NetlinkError, Reply, TABLE, chain, map, receiver, slot_of,
+    source_address,
 };
 
 const FAMILY_INET: u8 = 1;
@@ -34,6 +35,8 @@ const RULE_EXPRESSIONS: u16 = 4;
 const RULE_USERDATA: u16 = 7;
 /// In a rule's user data: its comment.
 const COMMENT: u8 = 0;
+const SET_TABLE: u16 = 1;
+const SET_NAME: u16 = 2;
 const OBJECT_TABLE: u16 = 1;
 const OBJECT_NAME: u16 = 2;
 const OBJECT_TYPE: u16 = 3;
@@ -74,7 +77,7 @@ pub struct ChainInfo {
     pub policy: Option<u32>,
 }
 
-/// A hash over all rules, chains and excluded destinations: constant while only elements and counters move.
+/// A hash over all rules, chains, excluded destinations and networks of countries: constant while only elements and counters move.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, serde::Serialize, serde::Deserialize)]
 #[serde(transparent)]
 pub struct Fingerprint(pub u64);
@@ -88,6 +91,8 @@ pub struct Contents {
     pub translations: BTreeMap<SourceId, IpAddr>,
     /// Pairs that may leave.
     pub eligible: BTreeMap<SourceId, IpAddr>,
+    /// Learned addresses by the number of their provider.
+    pub receivers: BTreeMap<usize, BTreeSet<IpAddr>>,
     /// Elements that we would not have written.
     pub foreign: usize,
 }
@@ -99,11 +104,14 @@ impl Contents {
         &self,
         slots: &BTreeMap<(LaneId, Family), Slots>,
         translations: &BTreeMap<SourceId, IpAddr>,
+        receivers: &ReceiverSets,
     ) -> bool {
+        let learned = (1..).zip(receivers.values()).filter(|(_, addresses)| !addresses.is_empty());
         let some = slots.iter().filter(|(_, slots)| !slots.0.is_empty());
         some.eq(self.slots.iter())
             && self.translations == *translations
             && self.eligible == *translations
+            && learned.eq(self.receivers.iter().map(|(number, addresses)| (*number, addresses)))
             && self.foreign == 0
     }
 }
@@ -252,10 +260,13 @@ pub fn fingerprint(connection: &mut Connection) -> Result<Option<Fingerprint>, N
         hash.add(rule.chain.as_bytes());
         hash.add(&rule.expressions);
     }
-    for family in Family::BOTH {
-        let mut excluded = elements(connection, map::exclude(family))?;
-        excluded.sort();
-        for element in excluded {
+    let mut constant: Vec<String> = Family::BOTH.map(|family| map::exclude(family).to_owned()).into();
+    let countries = sets(connection)?.into_iter().filter(|name| map::is_countries(name));
+    constant.extend(countries.collect::<BTreeSet<String>>());
+    for name in constant {
+        let mut networks = elements(connection, &name)?;
+        networks.sort();
+        for element in networks {
             hash.add(&element.key);
             hash.add(&[u8::from(element.end)]);
         }
@@ -346,7 +357,37 @@ pub fn contents(connection: &mut Connection) -> Result<Contents, NetlinkError> {
             }
         }
     }
+    for name in sets(connection)? {
+        let Some((number, family)) = map::learned_of(&name) else { continue };
+        for element in elements(connection, &name)? {
+            match receiver(&element).filter(|address| Family::of(*address) == family) {
+                Some(address) => drop(found.receivers.entry(number).or_default().insert(address)),
+                None => found.foreign += 1,
+            }
+        }
+    }
     Ok(found)
+}
+
+/// Names of the table's sets, maps among them.
+///
+/// # Errors
+/// When the kernel cannot be asked.
+pub fn sets(connection: &mut Connection) -> Result<Vec<String>, NetlinkError> {
+    let ask = NfTablesMessage::GetSet(SetMessage { attributes: vec![SetAttribute::Table(TABLE.into())] });
+    let replies = match connection.dump(&ask) {
+        Err(error) if error.errno() == Some(libc::ENOENT) => return Ok(Vec::new()),
+        other => other?,
+    };
+    Ok(replies.iter().filter_map(set_name).collect())
+}
+
+/// Name of a set; `None` where the reply is of none of ours.
+pub(crate) fn set_name(reply: &Reply) -> Option<String> {
+    let set = attributes(&reply.attributes);
+    let table = set.get(&SET_TABLE).map(|name| string(name));
+    let is_ours = reply.family == FAMILY_INET && table.as_deref() == Some(TABLE);
+    set.get(&SET_NAME).map(|name| string(name)).filter(|_| is_ours)
 }
 
 /// The elements that stand under these keys of a map; missing ones are left out.
@@ -355,7 +396,7 @@ pub fn contents(connection: &mut Connection) -> Result<Contents, NetlinkError> {
 /// When the kernel cannot be asked.
 pub fn lookup(
     connection: &mut Connection,
-    name: &'static str,
+    name: &str,
     keys: &[Vec<u8>],
 ) -> Result<BTreeMap<Vec<u8>, Element>, NetlinkError> {
     let mut found = BTreeMap::new();
@@ -382,7 +423,7 @@ pub fn lookup(
 
 fn ask(
     connection: &mut Connection,
-    name: &'static str,
+    name: &str,
     keys: &[Vec<u8>],
 ) -> Result<Vec<(Vec<u8>, Element)>, NetlinkError> {
     let wanted = |key: &Vec<u8>| {

@@ -103,6 +103,26 @@ pub fn source_address(element: &Element) -> Option<(SourceId, IpAddr)> {
     Some((id, address))
 }
 
+/// A learned address as an element of its set.
+#[must_use]
+pub fn receiver_element(address: IpAddr) -> Element {
+    let key = match address {
+        IpAddr::V4(address) => address.octets().to_vec(),
+        IpAddr::V6(address) => address.octets().to_vec(),
+    };
+    Element { key, data: None, end: false }
+}
+
+/// The address that such an element is; `None` where it is none that we would write.
+#[must_use]
+pub fn receiver(element: &Element) -> Option<IpAddr> {
+    if element.end || element.data.is_some() {
+        return None;
+    }
+    let v4 = <[u8; 4]>::try_from(element.key.as_slice()).map(IpAddr::from);
+    v4.or_else(|_| <[u8; 16]>::try_from(element.key.as_slice()).map(IpAddr::from)).ok()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -139,6 +159,15 @@ mod tests {
             assert!(slot_of(&element(0)).is_some());
             assert_eq!(slot_of(&element(5)), None, "source {source} by uplink 5");
         }
+    }
+
+    #[test]
+    fn receivers_are_read_back_as_written() {
+        for address in ["192.0.2.1", "2001:db8::1"] {
+            let address: IpAddr = address.parse().unwrap();
+            assert_eq!(receiver(&receiver_element(address)), Some(address));
+        }
+        assert_eq!(receiver(&Element { key: vec![0; 5], data: None, end: false }), None);
     }
 
     #[test]

@@ -14,10 +14,12 @@ pub use connection::{Connection, NetlinkError, Reply};
 pub(crate) use connection::{NFGEN, NLMSG_DONE, NLMSG_ERROR, attributes, frames, string, u32_be};
 pub use dump::{
     ChainInfo, Contents, Fingerprint, TableInfo, chains, contents, counters, fingerprint, lane_names, lookup,
-    rule_count, table,
+    rule_count, sets, table,
 };
 pub(crate) use element::refusal;
-pub use element::{Element, slot_element, slot_of, source_address, translation_elements};
+pub use element::{
+    Element, receiver, receiver_element, slot_element, slot_of, source_address, translation_elements,
+};
 pub use names::{Counter, PairSet, RejectCause, chain, map, timeout};
 pub use ours::Ours;
 pub use pairs::{Counted, Pair, pairs};

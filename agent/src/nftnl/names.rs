@@ -71,6 +71,45 @@ pub mod map {
         }
     }
 
+    /// Learned addresses of a provider, by its number.
+    #[must_use]
+    pub fn learned(number: usize, family: Family) -> String {
+        numbered("learned", number, family)
+    }
+
+    /// Which provider's set that is, and of which family; `None` where it is none.
+    #[must_use]
+    pub fn learned_of(name: &str) -> Option<(usize, Family)> {
+        let (family, number) = name.strip_prefix("learned")?.split_once('_')?;
+        let family = Family::BOTH.into_iter().find(|one| digit(*one) == family)?;
+        Some((number.parse().ok()?, family))
+    }
+
+    /// Networks of countries, by the number of their list.
+    #[must_use]
+    pub fn countries(number: usize, family: Family) -> String {
+        numbered(COUNTRIES, number, family)
+    }
+
+    /// Whether a set holds networks of countries.
+    #[must_use]
+    pub fn is_countries(name: &str) -> bool {
+        name.strip_prefix(COUNTRIES).is_some_and(|rest| rest.starts_with(['4', '6']))
+    }
+
+    const COUNTRIES: &str = "countries";
+
+    fn numbered(what: &str, number: usize, family: Family) -> String {
+        format!("{what}{}_{number}", digit(family))
+    }
+
+    const fn digit(family: Family) -> &'static str {
+        match family {
+            Family::V4 => "4",
+            Family::V6 => "6",
+        }
+    }
+
     /// Destinations that are never steered.
     #[must_use]
     pub const fn exclude(family: Family) -> &'static str {
@@ -206,6 +245,17 @@ impl Counter {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_set_of_learned_addresses_is_told_by_its_name() {
+        use mailsteer_core::model::Family;
+        for family in Family::BOTH {
+            assert_eq!(map::learned_of(&map::learned(12, family)), Some((12, family)));
+            assert!(map::is_countries(&map::countries(3, family)));
+            assert_eq!(map::learned_of(&map::countries(3, family)), None);
+        }
+        assert!(!map::is_countries("learned4_1") && map::learned_of("learned5_1").is_none());
+    }
 
     #[test]
     fn every_counter_name_is_read_back() {

@@ -127,6 +127,7 @@ impl Scene {
             exclude: Vec::new(),
             uplinks: vec!["up0".into()],
             lanes: self.lanes.clone(),
+            named: Vec::new(),
             guarded: true,
         };
         let translations = (1..=8).map(|id| (SourceId(id), address(id))).collect();
@@ -134,7 +135,7 @@ impl Scene {
         self.act(Action::GuardSources { set: set.collect(), clear: Vec::new() }).await;
         self.act(Action::Guard(guard)).await;
         self.act(Action::Attach { ifindex }).await;
-        self.act(Action::Table { spec, slots: self.slots.clone(), translations }).await;
+        self.act(Action::Table { spec, slots: self.slots.clone(), translations, receivers: [].into() }).await;
     }
 
     /// The agent dies without a word.

@@ -3,6 +3,7 @@
 
 #[path = "../nft_lab/mod.rs"]
 mod nft_lab;
+mod receivers;
 mod table;
 mod unguarded;
 
@@ -12,12 +13,13 @@ use std::io::{ErrorKind, Write as _};
 use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
-use mailsteer::act::nft::{Error, Table};
+use mailsteer::act::nft::{Elements, Error, Table};
 use mailsteer::nftnl::{self, Counter, Ours, PairSet, RejectCause};
 use mailsteer::observe::nft::{self as reading, Watch};
 use mailsteer_core::config::{Balance, OwnTable};
 use mailsteer_core::model::{
-    Family, Lane, LaneId, LaneMatch, RefuseReason, SlotTarget, Slots, SourceId, Steering, UplinkId,
+    Family, Lane, LaneId, LaneMatch, ReceiverSets, RefuseReason, SlotTarget, Slots, SourceId, Steering,
+    UplinkId,
 };
 use mailsteer_core::plan::{LaneSpec, SlotChange, TableSpec};
 use nft_lab::{
@@ -32,6 +34,7 @@ struct Setup {
     spec: TableSpec,
     slots: BTreeMap<(LaneId, Family), Slots>,
     sources: BTreeMap<SourceId, IpAddr>,
+    receivers: ReceiverSets,
 }
 
 fn source(id: u16) -> SlotTarget {
@@ -46,9 +49,14 @@ fn setup() -> Setup {
         sources.insert(SourceId(4 + n), format!("2001:db8::{}", 10 + n).parse().unwrap());
     }
     let exclude = ["10.0.0.0/8", "192.168.0.0/16", "fd00::/8"].map(|net| net.parse().unwrap()).to_vec();
-    let spec =
-        TableSpec { ports: vec![25], exclude, uplinks: vec!["up0".into()], lanes: Vec::new(), guarded: true };
-    Setup { spec, slots: BTreeMap::new(), sources }
+    let spec = TableSpec {
+        ports: vec![25],
+        exclude,
+        uplinks: vec!["up0".into()],
+        guarded: true,
+        ..TableSpec::default()
+    };
+    Setup { spec, slots: BTreeMap::new(), sources, receivers: ReceiverSets::new() }
 }
 
 impl Setup {
@@ -79,7 +87,11 @@ impl Setup {
     }
 
     async fn apply(&self, table: &mut Table) {
-        table.apply(&self.spec, &self.slots, &self.sources).await.unwrap();
+        table.apply(&self.spec, self.elements()).await.unwrap();
+    }
+
+    fn elements(&self) -> Elements<'_> {
+        Elements { slots: &self.slots, translations: &self.sources, receivers: &self.receivers }
     }
 }
 

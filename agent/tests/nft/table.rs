@@ -20,7 +20,7 @@ fn an_owned_table_outlives_flush_and_owner() {
         connect_as(USER, WORLD[0], 25).unwrap();
         let mut bad = steered();
         bad.spec.uplinks = vec!["name-that-is-too-long-for-an-interface".into()];
-        let error = table.apply(&bad.spec, &bad.slots, &bad.sources).await.unwrap_err();
+        let error = table.apply(&bad.spec, bad.elements()).await.unwrap_err();
         assert!(matches!(error, Error::Nft(_)), "{error:?}");
         assert!(table.owned());
         assert_eq!(reading::read().await.unwrap().unwrap(), before, "a bad reload leaves the old rules");

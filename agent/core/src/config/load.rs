@@ -1,5 +1,6 @@
 //! From a text to a config or to everything that is wrong with it.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use miette::NamedSource;
@@ -12,6 +13,7 @@ use super::raw::RawConfig;
 use super::read::FromToml;
 use super::settings::{Config, HostView};
 use crate::signal::lists::ListTable;
+use crate::signal::providers::ProviderTable;
 use crate::signal::reply::ReplyTable;
 
 /// After a slip the parser guesses; more guesses than these help nobody.
@@ -55,8 +57,32 @@ pub fn load(name: &str, text: &str, view: &HostView) -> Checked {
     if let Some((name, text)) = &view.replies {
         problems.extend(ReplyTable::load(name, text).problems);
     }
+    if let Some((name, text)) = &view.providers {
+        problems.extend(ProviderTable::load(name, text).problems);
+    }
     let config = config.filter(|_| !problems.iter().any(Problem::is_error));
     Checked { config, problems, not_checked }
+}
+
+/// What a config asks of a database of countries.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct CountriesAsked {
+    /// The file.
+    pub database: String,
+    /// Two letters each, in capitals; they may be none of a country.
+    pub codes: BTreeSet<String>,
+}
+
+/// What a config asks of a database of countries, so that it can be read before the config is checked: [`HostView::countries`].
+/// `None`: nothing.
+#[must_use]
+pub fn countries_asked(text: &str) -> Option<CountriesAsked> {
+    let raw = document::<RawConfig>(text, &mut vec![])?;
+    let database = raw.countries?.value.database?.value;
+    let streams = raw.stream.into_iter().flat_map(|table| table.value.0);
+    let written = streams.filter_map(|(_, stream)| stream.destination_country);
+    let codes = written.flat_map(|many| many.value.items).map(|code| code.value.to_ascii_uppercase());
+    Some(CountriesAsked { database, codes: codes.collect() })
 }
 
 /// Reads a document, reporting what cannot be read of it; none where it is not TOML.

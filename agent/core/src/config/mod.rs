@@ -12,13 +12,13 @@ pub(crate) mod read;
 mod schema;
 mod settings;
 
-pub(crate) use check::{Kind, is_full_host_name, is_interface, kind};
-pub use load::{Checked, load};
+pub(crate) use check::{Kind, address_network, is_full_host_name, is_interface, kind, provider_name};
+pub use load::{Checked, CountriesAsked, countries_asked, load};
 pub(crate) use load::{document, finish};
 pub use problem::{CODES, Label, Problem, Severity};
 pub use schema::{reference, schema};
 pub use settings::{
-    Balance, Config, ControlAccess, DnsSettings, Domain, Ebpf, Fuse, Hook, HookWay, HostView, Ipv6,
-    ListSettings, Mode, OTHER, OnExhausted, OnFlip, OnRelapse, OwnTable, Plumbing, Pool, PoolSource,
-    Preflight, Provider, Retention, Safety, Stream, Tier, Uplink,
+    Balance, Config, ControlAccess, CountryNetworks, DnsSettings, Domain, Ebpf, Fuse, Hook, HookWay,
+    HostView, Ipv6, Learning, ListSettings, Mode, OTHER, OnExhausted, OnFlip, OnRelapse, OwnTable, Plumbing,
+    Pool, PoolSource, Preflight, Provider, Retention, Safety, Stream, Tier, Uplink,
 };

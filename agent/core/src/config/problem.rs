@@ -251,6 +251,12 @@ codes! {
     HOOK_INVALID = "hook-invalid",
     UNKNOWN_EVENT = "unknown-event",
     SECRET_IN_CLEAR = "secret-in-clear",
+    PROVIDERS_INVALID = "providers-invalid",
+    UNKNOWN_PROVIDER = "unknown-provider",
+    MX_INVALID = "mx-invalid",
+    COUNTRY_INVALID = "country-invalid",
+    COUNTRY_UNKNOWN = "country-unknown",
+    DATABASE_INVALID = "database-invalid",
     ;
     PATTERN_INVALID = "pattern-invalid",
     RULE_INVALID = "rule-invalid",

@@ -53,6 +53,11 @@ table! {
         domain: Keyed<RawDomain>,
         /// Hooks by name: who is told of events, on hosts without an Alertmanager.
         hook: Keyed<RawHook>,
+        /// Providers by the names of their mail servers: whose each receiver is is found by looking names up. Without this table
+        /// only `networks` tell.
+        providers: RawProviders,
+        /// Where the country of a receiver is looked up, for streams with `destination_country`.
+        countries: RawCountries,
         /// Uplinks by name: interface and gateway by which mail leaves. None: found by the default routes.
         uplink: Keyed<RawUplink>,
         /// Providers by name: who receives. What is believed of a source at one provider leaves the others alone; receivers
@@ -300,6 +305,42 @@ table! {
 }
 
 table! {
+    /// Providers by the names of their mail servers. Which names are whose stands in a table of its own: a file `providers.toml`
+    /// beside this one takes the place of the table that comes with mailsteer. A name out of an MTA's log, or out of the MX record of a
+    /// domain, is looked up, and the addresses that it leads to are its provider's; all others are `other`.
+    #[schemars(rename = "Providers")]
+    pub(crate) struct RawProviders {
+        /// The resolver that is asked, `"ADDRESS"` or `"ADDRESS:PORT"`: best the one that this host's MTA asks, so that both find
+        /// the same addresses.
+        #[schemars(required)]
+        resolver: String,
+        /// Groups of the table that are providers here; without it, those that the table marks as default. Each takes a lane of every
+        /// stream.
+        names: Many<String>,
+        /// Domains that much mail goes to: their mail servers are known before the first message. The groups' own are looked up
+        /// anyway.
+        domains: Many<String>,
+        /// Minutes from one look at a domain or mail server to the next.
+        #[schemars(extend("default" = 60))]
+        interval_minutes: i64,
+        /// Queries a minute at most.
+        #[schemars(extend("default" = 120))]
+        queries_per_minute: i64,
+    }
+}
+
+table! {
+    /// Where the country of a receiver is looked up.
+    #[schemars(rename = "Countries")]
+    pub(crate) struct RawCountries {
+        /// A database of networks and countries in MaxMind's format (GeoLite2-Country.mmdb, DB-IP Lite), read at the start and at
+        /// each reload.
+        #[schemars(required)]
+        database: String,
+    }
+}
+
+table! {
     /// An interface and gateway by which mail leaves the host.
     #[schemars(rename = "Uplink")]
     pub(crate) struct RawUplink {
@@ -314,12 +355,14 @@ table! {
 }
 
 table! {
-    /// Receivers that judge together.
+    /// Receivers that judge together: told by `networks`, by `mx`, or by both. One that is called as a group of `[providers]` adds to it.
     #[schemars(rename = "Provider")]
     pub(crate) struct RawProvider {
-        /// The networks that its mail servers are in, such as those that its SPF record lists.
-        #[schemars(required)]
+        /// The networks that its mail servers are in. They come before any name.
         networks: Many<String>,
+        /// Names that MX records of its recipients' domains point at: `"mx.example.net"`, or `"*.example.net"` for all names below.
+        /// It takes `[providers]`.
+        mx: Many<String>,
     }
 }
 
@@ -395,6 +438,10 @@ table! {
         via: Many<String>,
         /// Destination network.
         destination: Many<String>,
+        /// Providers: receivers that are theirs.
+        provider: Many<String>,
+        /// Countries that the receiver is in, by their two letters (ISO 3166-1), such as `"DE"`. It takes `[countries]`.
+        destination_country: Many<String>,
         /// When no source of the pool is eligible: refuse the connection, so that the MTA defers, or let it pass
         /// unsteered, by whatever address the host takes.
         #[schemars(extend("default" = "refuse"))]

@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 use crate::model::LaneMatch;
 use crate::signal::dns::Check;
 use crate::signal::lists::{List, Pace};
+use crate::signal::providers::Wanted;
 
 /// A config that passed every check.
 #[derive(Clone, PartialEq, Debug)]
@@ -47,8 +48,10 @@ pub struct Config {
     pub hooks: Vec<Hook>,
     /// Uplinks as configured; empty: found by the default routes.
     pub uplinks: Vec<Uplink>,
-    /// Providers in file order; what no one has is [`OTHER`].
+    /// Providers in file order, then the groups of the table; what no one has is [`OTHER`].
     pub providers: Vec<Provider>,
+    /// How addresses are found by names; `None`: only networks tell.
+    pub learning: Option<Learning>,
     /// Pools by name.
     pub pools: BTreeMap<String, Pool>,
     /// Streams in the order in which they match.
@@ -316,7 +319,21 @@ pub struct Provider {
     pub name: String,
     /// Where its mail servers are; no two providers have an address in common.
     pub networks: Vec<IpNet>,
+    /// Whether its mail servers are told by name too.
+    pub named: bool,
 }
+
+/// How addresses of providers are found by the names of mail servers.
+#[derive(Clone, PartialEq, Debug)]
+pub struct Learning {
+    /// Who is asked.
+    pub resolver: SocketAddr,
+    /// Whose which name is, and what is looked up how often.
+    pub wanted: Wanted,
+}
+
+/// The networks of countries, by two letters.
+pub type CountryNetworks = BTreeMap<String, Vec<IpNet>>;
 
 /// When a stream's mail from a source is stopped, because too much of it comes back. Shares in millionths.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -445,6 +462,10 @@ pub struct HostView {
     pub lists: Option<(String, String)>,
     /// The same of their table of rules for replies.
     pub replies: Option<(String, String)>,
+    /// The same of their table of providers.
+    pub providers: Option<(String, String)>,
+    /// What the database of countries has of those that are asked for, or why it cannot be read; `None`: nobody looked.
+    pub countries: Option<Result<CountryNetworks, String>>,
 }
 
 impl Config {
@@ -469,17 +490,31 @@ impl Config {
             hooks: vec![],
             uplinks: vec![],
             providers: vec![],
+            learning: None,
             pools: BTreeMap::new(),
             streams: vec![],
         })
     }
 
-    /// Whose receiver an address is.
+    /// Whose receiver an address is by its network, and by which.
     #[must_use]
-    pub fn provider_of(&self, receiver: IpAddr) -> &str {
-        let holds =
-            |provider: &&Provider| provider.networks.iter().any(|network| network.contains(&receiver));
-        self.providers.iter().find(holds).map_or(OTHER, |provider| &provider.name)
+    pub fn provider_by_network(&self, receiver: IpAddr) -> Option<(&str, IpNet)> {
+        let holds = |provider: &Provider| {
+            provider.networks.iter().find(|network| network.contains(&receiver)).copied()
+        };
+        self.providers.iter().find_map(|provider| Some((provider.name.as_str(), holds(provider)?)))
+    }
+
+    /// Whether there is a provider of this name that is told by names.
+    #[must_use]
+    pub fn is_named(&self, provider: &str) -> bool {
+        self.providers.iter().any(|one| one.named && one.name == provider)
+    }
+
+    /// The providers at which a stream has a lane, with their networks.
+    pub fn providers_of(&self, stream: &Stream) -> impl Iterator<Item = (&str, &[IpNet])> {
+        let only = stream.matches.providers.clone();
+        self.all_providers().filter(move |(name, _)| only.is_empty() || only.iter().any(|one| one == name))
     }
 
     /// Every provider with its networks; the last is [`OTHER`], and has none.

@@ -45,7 +45,7 @@ pub fn desired(world: &World, now: Timestamp) -> Decision {
     let mut shared = BTreeMap::new();
     let mut lanes = Vec::new();
     for stream in &world.config.streams {
-        for (provider, networks) in world.config.all_providers() {
+        for (provider, networks) in world.config.providers_of(stream) {
             let place = Place { world, host, ways: &ways, provider, networks, now };
             lanes.extend(lane(&place, stream, &mut shared, &mut choices));
         }
@@ -55,6 +55,7 @@ pub fn desired(world: &World, now: Timestamp) -> Decision {
         ports: world.config.ports.clone(),
         exclude: uplinks::exclude(&world.config, host, &ways),
         addresses: addresses(world, host, &ways, now),
+        receivers: world.receivers.sets(),
         policy_routing: !world.config.uplinks.is_empty(),
         armed: lanes.iter().any(steers),
         guard: world.guard,

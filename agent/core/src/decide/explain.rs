@@ -7,6 +7,7 @@ use std::net::IpAddr;
 
 use serde::{Deserialize, Serialize};
 
+use super::receivers::Whose;
 use super::uplinks;
 use super::world::World;
 use crate::model::{
@@ -49,6 +50,8 @@ pub struct Explanation {
     pub stream: Option<String>,
     /// Whose receiver the destination is.
     pub provider: Option<String>,
+    /// By what that is known.
+    pub provider_by: Option<String>,
     /// Its pool.
     pub pool: Option<String>,
     /// Each source of the pool in the destination's family.
@@ -91,18 +94,27 @@ pub fn explain(world: &World, desired: &Desired, who: &Who, destination: IpAddr)
         return Explanation { not_steered: Some(why), result, ..nothing() };
     }
     let mut streams = Vec::new();
-    let provider = world.config.provider_of(destination);
-    for lane in desired.lanes.iter().filter(|lane| lane.provider == provider) {
-        let mismatch = mismatch(&lane.matches, who, destination);
+    let whose = world.whose(destination);
+    let by = Some(whose.to_string());
+    for stream in &world.config.streams {
+        let here = |lane: &&Lane| lane.stream == stream.name && lane.provider == whose.provider();
+        let lane = desired.lanes.iter().find(here);
+        let mismatch = mismatch(&stream.matches, who, (destination, whose));
+        // A stream that has no lane there is not asked.
+        if lane.is_none() && mismatch.is_none() {
+            continue;
+        }
         let matched = mismatch.is_none();
-        let why = mismatch.unwrap_or_else(|| lane.matches.to_string());
-        streams.push(StreamAnswer { stream: lane.stream.clone(), matched, why });
-        if matched {
-            return matched_by(world, desired, lane, Family::of(destination), streams);
+        let why = mismatch.unwrap_or_else(|| stream.matches.to_string());
+        streams.push(StreamAnswer { stream: stream.name.clone(), matched, why });
+        if let Some(lane) = lane.filter(|_| matched) {
+            let found = matched_by(world, desired, lane, Family::of(destination), streams);
+            return Explanation { provider_by: by, ..found };
         }
     }
     let result = "left alone: no stream matches; it leaves as it would without mailsteer".to_owned();
-    Explanation { streams, result, ..nothing() }
+    let provider = Some(whose.provider().to_owned());
+    Explanation { streams, provider, provider_by: by, result, ..nothing() }
 }
 
 const fn nothing() -> Explanation {
@@ -111,6 +123,7 @@ const fn nothing() -> Explanation {
         streams: Vec::new(),
         stream: None,
         provider: None,
+        provider_by: None,
         pool: None,
         sources: Vec::new(),
         refused: None,
@@ -134,7 +147,7 @@ fn not_steered(world: &World, desired: &Desired, destination: IpAddr) -> Option<
 }
 
 /// Why a match does not fit; `None` where it does.
-fn mismatch(matches: &LaneMatch, who: &Who, destination: IpAddr) -> Option<String> {
+fn mismatch(matches: &LaneMatch, who: &Who, (destination, whose): (IpAddr, Whose<'_>)) -> Option<String> {
     let forwarded = who.is_forwarded();
     let one_of = |what: &str, list: &[u32], given: Option<u32>| {
         let fits = list.is_empty() || given.is_some_and(|given| list.contains(&given));
@@ -151,6 +164,7 @@ fn mismatch(matches: &LaneMatch, who: &Who, destination: IpAddr) -> Option<Strin
         .or_else(|| one_of("the packet mark", &matches.marks, who.mark))
         .or_else(|| cgroup_mismatch(&matches.cgroups, who.cgroup.as_deref()))
         .or_else(|| address_mismatch(matches, who, destination))
+        .or_else(|| receiver_mismatch(matches, destination, whose))
 }
 
 fn cgroup_mismatch(list: &[String], given: Option<&str>) -> Option<String> {
@@ -178,6 +192,15 @@ fn address_mismatch(matches: &LaneMatch, who: &Who, destination: IpAddr) -> Opti
     (!fits).then(|| format!("{destination} is not in {}", or(&matches.destinations)))
 }
 
+fn receiver_mismatch(matches: &LaneMatch, destination: IpAddr, whose: Whose<'_>) -> Option<String> {
+    let provider = whose.provider();
+    if !matches.providers.is_empty() && !matches.providers.iter().any(|one| one == provider) {
+        return Some(format!("{destination} is at {provider}, not at {}", or(&matches.providers)));
+    }
+    let fits = matches.countries.is_empty() || matches.countries.contains(destination);
+    (!fits).then(|| format!("{destination} is not in {}", or(&matches.countries.codes)))
+}
+
 fn or<T: ToString>(list: &[T]) -> String {
     list.iter().map(ToString::to_string).collect::<Vec<_>>().join(" or ")
 }
@@ -198,6 +221,7 @@ fn matched_by(
         streams,
         stream: Some(lane.stream.clone()),
         provider: Some(lane.provider.clone()),
+        provider_by: None,
         pool: stream.map(|stream| stream.pool.clone()),
         refused: refused(lane, family),
         result: result(lane, family, &sources),

@@ -13,6 +13,7 @@ mod ids;
 mod operator;
 mod preflight;
 mod reason;
+mod receivers;
 mod slots;
 mod sources;
 mod traffic;
@@ -28,6 +29,7 @@ pub use ids::Ids;
 pub use operator::{Bypass, Command, Hold, OperatorError, Suspension};
 pub use preflight::WantedPreflight;
 pub use reason::Reason;
+pub use receivers::Whose;
 pub use slots::{MAX_SLOTS, slot_count};
 pub use traffic::{
     Beliefs, EVERYWHERE, Evidence, Failure, Finding, Others, Outcome, Rails, Share, Siblings, State, Verdict,

@@ -5,6 +5,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use jiff::{SignedDuration, Timestamp};
 
@@ -12,6 +13,7 @@ use super::flaps::Flaps;
 use super::fuse::{Blown, Fuses};
 use super::operator::Operator;
 use super::preflight::{Preflight, WantedPreflight};
+use super::receivers::{Receivers, Whose};
 use super::traffic::{Beliefs, Rails, Traffic, Verdict, WantedProbe};
 use super::{
     Bypass, Command, Event, EventKind, Hold, Ids, OperatorError, Reason, Suspension, sources, uplinks,
@@ -21,6 +23,7 @@ use crate::model::{Delivered, Host, LaneId, Sign, Signal, SourceId, UplinkId};
 use crate::signal::dns::{Check, DnsEvent};
 use crate::signal::lists::ListEvent;
 use crate::signal::port25::Try;
+use crate::signal::providers::Learned;
 
 /// How long connections of a pool wait for an address that is on its way, before they are refused: duplicate address
 /// detection takes 1 to 2 s (RFC 4862 section 5.4), and a SYN sent again by 7 s still finds a patient client.
@@ -74,6 +77,8 @@ pub enum Observation {
     },
     /// What the DNS says of public addresses and domains, where that changed.
     Dns(Vec<DnsEvent>),
+    /// Whose addresses are by name, all that is known of it.
+    Receivers(Arc<Learned>),
     /// Time has passed.
     Tick,
 }
@@ -90,6 +95,7 @@ pub struct World {
     pub(super) flaps: Flaps,
     pub(super) preflight: Preflight,
     pub(super) fuses: Fuses,
+    pub(super) receivers: Receivers,
     pub(super) ids: Ids,
     /// Since when a wanted address has been on its way.
     pub(super) awaited: BTreeMap<IpAddr, Timestamp>,
@@ -109,10 +115,12 @@ impl World {
             flaps: Flaps::default(),
             preflight: Preflight::default(),
             fuses: Fuses::default(),
+            receivers: Receivers::default(),
             ids: Ids::default(),
             awaited: BTreeMap::new(),
             standings: BTreeMap::new(),
         };
+        world.receivers.follow(&world.config);
         world.assign_ids(now);
         world
     }
@@ -137,6 +145,7 @@ impl World {
             Observation::Config(config) => {
                 let before = self.local_addresses();
                 self.config = *config;
+                self.receivers.follow(&self.config);
                 // A source that the operator adds is to serve, also while nothing changes by itself.
                 let added: Vec<IpAddr> = self.local_addresses().difference(&before).copied().collect();
                 if let Some(hold) = &mut self.operator.hold {
@@ -153,6 +162,7 @@ impl World {
             Observation::Probing { source, provider } => self.traffic.probing(source, &provider, now),
             Observation::Trying { source } => self.preflight.begin(source, now),
             Observation::Tried { source, tries } => kinds.extend(self.tried(source, &tries, now)),
+            Observation::Receivers(learned) => self.receivers.tell(learned, &self.config),
             Observation::Lists(said) => kinds.extend(self.traffic.lists_say(&said, &self.config, now)),
             Observation::Dns(said) => kinds.extend(self.traffic.dns_says(said, &self.config)),
             Observation::Tick | Observation::Traffic(_) | Observation::Delivered(_) => {}
@@ -362,7 +372,7 @@ impl World {
 
     fn assign_ids(&mut self, now: Timestamp) {
         let of = |stream: &crate::config::Stream| -> Vec<(String, String)> {
-            let providers = self.config.all_providers();
+            let providers = self.config.providers_of(stream);
             providers.map(|(provider, _)| (stream.name.clone(), provider.to_owned())).collect()
         };
         let lanes: Vec<_> = self.config.streams.iter().flat_map(of).collect();
@@ -396,6 +406,18 @@ impl World {
     #[must_use]
     pub const fn config(&self) -> &Config {
         &self.config
+    }
+
+    /// By what a receiver is whose.
+    #[must_use]
+    pub fn whose(&self, receiver: IpAddr) -> Whose<'_> {
+        self.receivers.whose(&self.config, receiver)
+    }
+
+    /// Whose receiver an address is.
+    #[must_use]
+    pub fn provider_of(&self, receiver: IpAddr) -> &str {
+        self.whose(receiver).provider()
     }
 
     /// The host as last observed.

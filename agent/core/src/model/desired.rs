@@ -1,13 +1,14 @@
 //! What is desired of the kernel: complete, and in words of no particular data plane.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
-use super::{Family, LaneId, SourceId, UplinkId};
+use super::{Countries, Family, LaneId, SourceId, UplinkId};
 use crate::config::{Balance, OnFlip};
 
 /// Everything that should stand on the host, and why.
@@ -27,6 +28,8 @@ pub struct Desired {
     pub policy_routing: bool,
     /// Lanes in the order in which streams match.
     pub lanes: Vec<Lane>,
+    /// Addresses that were learned of each provider that is told by names, some with none.
+    pub receivers: Arc<ReceiverSets>,
     /// Source ids and the addresses that a connection bearing them must leave from. Also holds sources that no
     /// slot uses any more, while connections of theirs may live.
     pub sources: Vec<GuardSource>,
@@ -39,6 +42,9 @@ pub struct Desired {
     /// For each lane and family, why each source was chosen or not.
     pub choices: Vec<Choice>,
 }
+
+/// Addresses of receivers, by provider.
+pub type ReceiverSets = BTreeMap<String, BTreeSet<IpAddr>>;
 
 /// An address that should be on the host.
 #[derive(Clone, PartialEq, Eq, Debug, PartialOrd, Ord, Serialize, Deserialize)]
@@ -96,7 +102,8 @@ pub struct Lane {
     pub stream: String,
     /// The provider.
     pub provider: String,
-    /// Where its receivers are; empty: wherever no other lane of the stream takes them (`other`).
+    /// Where its receivers are, besides those in [`Desired::receivers`]. Where it has neither: wherever no other lane of the
+    /// stream takes them (`other`).
     pub networks: Vec<IpNet>,
     /// Whose traffic.
     pub matches: LaneMatch,
@@ -127,6 +134,12 @@ pub struct LaneMatch {
     pub via: Vec<String>,
     /// Destination networks.
     pub destinations: Vec<IpNet>,
+    /// Providers whose receivers they are.
+    #[serde(default)]
+    pub providers: Vec<String>,
+    /// Countries that the receivers are in.
+    #[serde(default)]
+    pub countries: Countries,
 }
 
 impl fmt::Display for LaneMatch {
@@ -143,6 +156,8 @@ impl fmt::Display for LaneMatch {
             ("packet mark", or(&self.marks)),
             ("in by", or(&self.via)),
             ("to", or(&self.destinations)),
+            ("at", or(&self.providers)),
+            ("in", or(&self.countries.codes)),
         ];
         let given = parts.iter().filter(|(_, list)| !list.is_empty());
         let texts: Vec<String> = given.map(|(what, list)| format!("{what} {list}")).collect();

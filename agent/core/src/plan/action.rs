@@ -7,7 +7,10 @@ use ipnet::IpNet;
 use serde::{Deserialize, Serialize, Serializer};
 
 use crate::config::OnFlip;
-use crate::model::{Family, GuardSource, Lane, LaneId, SlotTarget, Slots, SourceId, UplinkId, WantedKind};
+use crate::model::{
+    Countries, Family, GuardSource, Lane, LaneId, ReceiverSets, SlotTarget, Slots, SourceId, UplinkId,
+    WantedKind,
+};
 
 /// What of ours stands in the kernel.
 #[derive(Clone, PartialEq, Debug, Default)]
@@ -24,6 +27,8 @@ pub struct Observed {
     pub slots: BTreeMap<(LaneId, Family), Slots>,
     /// Addresses of source ids as they stand in the nftables maps.
     pub translations: BTreeMap<SourceId, IpAddr>,
+    /// Learned addresses of providers as they stand in the nftables sets.
+    pub receivers: ReceiverSets,
     /// Addresses of source ids as they stand in the guard's array.
     pub guard_sources: BTreeMap<SourceId, GuardSource>,
     /// What else the guard was told.
@@ -106,9 +111,25 @@ pub struct TableSpec {
     pub uplinks: Vec<String>,
     /// Lanes without their slots' contents, in the order in which they match.
     pub lanes: Vec<LaneSpec>,
+    /// Providers that have sets of learned addresses, in the order of their numbers, from 1.
+    pub named: Vec<String>,
     /// The eBPF guard stands behind the rules: they tell it what may leave, and it counts. Without it the rules count
     /// by themselves.
     pub guarded: bool,
+}
+
+impl TableSpec {
+    /// Countries that lanes match, each list once, in the order of their numbers, from 1.
+    #[must_use]
+    pub fn countries(&self) -> Vec<&Countries> {
+        let mut found: Vec<&Countries> = vec![];
+        for countries in self.lanes.iter().map(|lane| &lane.lane.matches.countries) {
+            if !countries.is_empty() && !found.contains(&countries) {
+                found.push(countries);
+            }
+        }
+        found
+    }
 }
 
 /// What a lane's rules are made of.
@@ -194,6 +215,8 @@ pub enum Action {
         slots: BTreeMap<(LaneId, Family), Slots>,
         /// Addresses of source ids.
         translations: BTreeMap<SourceId, IpAddr>,
+        /// Learned addresses of providers.
+        receivers: ReceiverSets,
     },
     /// Change elements, in one transaction: translations added, slots moved, translations removed.
     Flip {
@@ -203,6 +226,13 @@ pub enum Action {
         slots: Vec<SlotChange>,
         /// Translations to remove.
         remove: BTreeMap<SourceId, IpAddr>,
+    },
+    /// Change which addresses are whose, in one transaction.
+    Receivers {
+        /// New ones.
+        add: ReceiverSets,
+        /// Those that are a provider's no more.
+        remove: ReceiverSets,
     },
     /// Delete conntrack entries to steered ports that bear no mark of ours, or whose address is not their mark's.
     Heal {
@@ -260,7 +290,8 @@ mod tests {
     fn a_table_can_be_written_as_json() {
         let slots = BTreeMap::from([((LaneId(1), Family::V4), Slots(vec![SlotTarget::Pass]))]);
         let translations = BTreeMap::from([(SourceId(1), IpAddr::from([192, 0, 2, 11]))]);
-        let action = Action::Table { spec: TableSpec::default(), slots, translations };
+        let spec = TableSpec::default();
+        let action = Action::Table { spec, slots, translations, receivers: ReceiverSets::new() };
         let json = serde_json::to_value(&action).unwrap();
         assert_eq!(json["slots"], serde_json::json!([[[1, "v4"], ["pass"]]]));
         assert_eq!(json["translations"], serde_json::json!({ "1": "192.0.2.11" }));

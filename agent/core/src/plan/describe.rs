@@ -1,10 +1,10 @@
 //! Actions in words, for `mailsteer plan`, logs and golden scenarios.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
 use super::action::{Action, AddressAt, GuardSpec, RouteAt, RuleSpec, SlotChange};
-use crate::model::{Family, GuardSource, LaneId, RefuseReason, SlotTarget, WantedKind};
+use crate::model::{Family, GuardSource, LaneId, ReceiverSets, RefuseReason, SlotTarget, WantedKind};
 
 impl fmt::Display for Action {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -30,7 +30,7 @@ impl fmt::Display for Action {
             Self::Guard(spec) => spec.fmt(f),
             Self::Attach { ifindex } => write!(f, "attach the guard to interface {ifindex}"),
             Self::Detach { ifindex } => write!(f, "detach the guard from interface {ifindex}"),
-            Self::Table { spec, slots, translations } => {
+            Self::Table { spec, slots, translations, .. } => {
                 let slots: usize = slots.values().map(|slots| slots.0.len()).sum();
                 let (lanes, sources) = (spec.lanes.len(), translations.len());
                 write!(f, "write the rules: {lanes} lanes, {slots} slots, {sources} sources")
@@ -40,6 +40,10 @@ impl fmt::Display for Action {
                 add.iter().try_for_each(|(id, address)| write!(f, " source {id} is {address};"))?;
                 moves(slots).iter().try_for_each(|text| write!(f, " {text};"))?;
                 remove.keys().try_for_each(|id| write!(f, " source {id} is gone;"))
+            }
+            Self::Receivers { add, remove } => {
+                let count = |sets: &ReceiverSets| sets.values().map(BTreeSet::len).sum::<usize>();
+                write!(f, "tell the rules whose receivers are: {} more, {} less", count(add), count(remove))
             }
             Self::Heal { .. } => f.write_str("delete connections that missed the rules"),
             Self::MovePending { .. } => {

@@ -17,7 +17,7 @@ use super::action::{
     Action, AddressAt, GuardSpec, LaneSpec, Observed, RouteAt, RuleSpec, SlotChange, TableSpec,
 };
 use crate::decide::default_route;
-use crate::model::{Desired, Family, GuardSource, LaneId, SlotTarget, Slots, SourceId};
+use crate::model::{Desired, Family, GuardSource, LaneId, ReceiverSets, SlotTarget, Slots, SourceId};
 
 /// The steps from `observed` to `desired`; none where nothing differs.
 #[must_use]
@@ -32,7 +32,9 @@ pub fn plan(desired: &Desired, observed: &Observed) -> Vec<Action> {
     actions.extend(missing(&wanted_rules, &observed.rules).map(Action::AddRule));
     let elements = elements(desired, observed);
     let lost = elements.as_ref().is_some_and(|action| takes_a_last_slot(action, &wanted_slots(desired)));
+    let anew = matches!(elements, Some(Action::Table { .. }));
     actions.extend(elements);
+    actions.extend(receivers(desired, observed).filter(|_| !anew));
     actions.extend(heal(desired, observed));
     actions.extend(after_a_flip(desired, observed, lost));
     actions.extend(missing_addresses(desired, observed));
@@ -179,6 +181,7 @@ pub fn table_spec(desired: &Desired) -> TableSpec {
         exclude: desired.exclude.clone(),
         uplinks: desired.uplinks.iter().map(|uplink| uplink.interface.clone()).collect(),
         lanes: lanes.collect(),
+        named: desired.receivers.keys().cloned().collect(),
         guarded: desired.guard,
     }
 }
@@ -201,7 +204,32 @@ fn elements(desired: &Desired, observed: &Observed) -> Option<Action> {
     if observed.table.as_ref() == Some(&spec) && same_shape(&slots, &observed.slots) {
         return flip(&slots, &translations, observed);
     }
-    Some(Action::Table { spec, slots, translations })
+    Some(Action::Table { spec, slots, translations, receivers: (*desired.receivers).clone() })
+}
+
+/// Learned addresses, where the rules stand as they should. Which lane a connection is of is told by them, and no slot needs them.
+fn receivers(desired: &Desired, observed: &Observed) -> Option<Action> {
+    if *desired.receivers == observed.receivers {
+        return None;
+    }
+    Some(Action::Receivers {
+        add: without(&desired.receivers, &observed.receivers),
+        remove: without(&observed.receivers, &desired.receivers),
+    })
+}
+
+/// What the one has and the other has not.
+fn without(one: &ReceiverSets, other: &ReceiverSets) -> ReceiverSets {
+    let left = |(provider, addresses): (&String, &BTreeSet<IpAddr>)| {
+        let known = other.get(provider);
+        let left: BTreeSet<IpAddr> = addresses
+            .iter()
+            .filter(|address| known.is_none_or(|known| !known.contains(address)))
+            .copied()
+            .collect();
+        (!left.is_empty()).then(|| (provider.clone(), left))
+    };
+    one.iter().filter_map(left).collect()
 }
 
 /// After the rules: connections that began without them would keep what they have for ever.

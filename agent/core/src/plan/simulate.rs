@@ -40,10 +40,19 @@ pub fn carried_out(mut observed: Observed, action: &Action) -> Observed {
         Action::Guard(spec) => observed.guard = Some(spec.clone()),
         Action::Attach { ifindex } => observed.attached.push(*ifindex),
         Action::Detach { ifindex } => observed.attached.retain(|there| there != ifindex),
-        Action::Table { spec, slots, translations } => {
+        Action::Table { spec, slots, translations, receivers } => {
             observed.table = Some(spec.clone());
             observed.slots.clone_from(slots);
             observed.translations.clone_from(translations);
+            observed.receivers.clone_from(receivers);
+        }
+        Action::Receivers { add, remove } => {
+            for (provider, gone) in remove {
+                observed.receivers.entry(provider.clone()).or_default().retain(|one| !gone.contains(one));
+            }
+            for (provider, new) in add {
+                observed.receivers.entry(provider.clone()).or_default().extend(new);
+            }
         }
         Action::Flip { add, slots, remove } => {
             observed.translations.extend(add);

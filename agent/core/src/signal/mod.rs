@@ -9,4 +9,5 @@ pub mod join;
 pub mod lists;
 pub mod log;
 pub mod port25;
+pub mod providers;
 pub mod reply;

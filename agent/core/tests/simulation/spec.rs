@@ -293,6 +293,7 @@ impl Spec {
         let provider = |n: usize| Provider {
             name: self.provider(n),
             networks: vec![net(format!("20.{n}.0.0/16")), net(format!("2600:{n:x}::/32"))],
+            named: false,
         };
         let source = |(n, spec): (usize, &SourceSpec)| PoolSource {
             name: format!("s{n}"),

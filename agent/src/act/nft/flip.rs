@@ -7,7 +7,7 @@
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 
-use mailsteer_core::model::{Family, SlotTarget, SourceId};
+use mailsteer_core::model::{Family, ReceiverSets, SlotTarget, SourceId};
 use mailsteer_core::plan::SlotChange;
 use netlink_packet_core::{NLM_F_CREATE, NLM_F_EXCL};
 use netlink_packet_netfilter::nftables::{
@@ -16,7 +16,8 @@ use netlink_packet_netfilter::nftables::{
 
 use super::Error;
 use crate::nftnl::{
-    Connection, Element, TABLE, lookup, map, slot_element, slot_of, source_address, translation_elements,
+    Connection, Element, TABLE, lookup, map, receiver_element, slot_element, slot_of, source_address,
+    translation_elements,
 };
 
 /// An attribute list holds 65,535 bytes; an element takes at most 60.
@@ -25,8 +26,8 @@ const PER_MESSAGE: usize = 512;
 /// A flip, taken apart into elements by map.
 #[derive(Default)]
 struct Changes {
-    delete: BTreeMap<&'static str, Vec<Element>>,
-    add: BTreeMap<&'static str, Vec<Element>>,
+    delete: BTreeMap<String, Vec<Element>>,
+    add: BTreeMap<String, Vec<Element>>,
 }
 
 /// Carries out `Action::Flip`, and reads back what it changed.
@@ -43,8 +44,8 @@ pub(super) fn flip(
     }
     for change in slots {
         let old = slot(change, change.from);
-        changes.delete.entry(map::SLOTS).or_default().push(Element { data: None, ..old });
-        changes.add.entry(map::SLOTS).or_default().push(slot(change, change.to));
+        changes.delete.entry(map::SLOTS.into()).or_default().push(Element { data: None, ..old });
+        changes.add.entry(map::SLOTS.into()).or_default().push(slot(change, change.to));
     }
     for (id, address) in remove {
         changes.forget(*id, *address);
@@ -55,6 +56,41 @@ pub(super) fn flip(
     })?;
     expect_slots(connection, slots, |change| change.to)?;
     expect_translations(connection, add)
+}
+
+/// Carries out `Action::Receivers`, and reads back what it changed.
+pub(super) fn receivers(
+    connection: &mut Connection,
+    named: &[String],
+    add: &ReceiverSets,
+    remove: &ReceiverSets,
+) -> Result<(), Error> {
+    let (add, remove) = (by_set(named, add)?, by_set(named, remove)?);
+    let changes = Changes { delete: remove.clone(), add: add.clone() };
+    connection.transaction(changes.messages()).map_err(|error| match error.errno() {
+        Some(libc::EEXIST | libc::ENOENT) => Error::Belief(format!("the kernel refused the change: {error}")),
+        _ => error.into(),
+    })?;
+    for (set, elements) in &add {
+        let keys: Vec<Vec<u8>> = elements.iter().map(|element| element.key.clone()).collect();
+        if lookup(connection, set, &keys)?.len() != keys.len() {
+            return Err(Error::ReadBack(format!("an address is not in set {set}")));
+        }
+    }
+    Ok(())
+}
+
+fn by_set(named: &[String], receivers: &ReceiverSets) -> Result<BTreeMap<String, Vec<Element>>, Error> {
+    let mut sets: BTreeMap<String, Vec<Element>> = BTreeMap::new();
+    for (provider, addresses) in receivers {
+        let place = named.iter().position(|one| one == provider);
+        let place = place.ok_or_else(|| Error::Belief(format!("provider {provider} has no set")))?;
+        for address in addresses {
+            let set = map::learned(place + 1, Family::of(*address));
+            sets.entry(set).or_default().push(receiver_element(*address));
+        }
+    }
+    Ok(sets)
 }
 
 impl Changes {
@@ -71,16 +107,16 @@ impl Changes {
         }
         let (element, pair) = translation_elements(id, address);
         let family = Family::of(address);
-        self.add.entry(map::addresses(family)).or_default().push(element);
-        self.add.entry(map::eligible(family)).or_default().push(pair);
+        self.add.entry(map::addresses(family).into()).or_default().push(element);
+        self.add.entry(map::eligible(family).into()).or_default().push(pair);
         Ok(())
     }
 
     fn forget(&mut self, id: SourceId, address: IpAddr) {
         let (element, pair) = translation_elements(id, address);
         let family = Family::of(address);
-        self.delete.entry(map::addresses(family)).or_default().push(Element { data: None, ..element });
-        self.delete.entry(map::eligible(family)).or_default().push(pair);
+        self.delete.entry(map::addresses(family).into()).or_default().push(Element { data: None, ..element });
+        self.delete.entry(map::eligible(family).into()).or_default().push(pair);
     }
 
     fn messages(self) -> Vec<(NfTablesMessage, u16)> {

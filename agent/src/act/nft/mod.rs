@@ -16,7 +16,7 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 use mailsteer_core::config::OwnTable;
-use mailsteer_core::model::{Family, LaneId, Slots, SourceId};
+use mailsteer_core::model::{LaneId, ReceiverSets, SourceId};
 use mailsteer_core::plan::{SlotChange, TableSpec};
 use netlink_packet_core::NLM_F_CREATE;
 use netlink_packet_netfilter::nftables::{NfTablesMessage, TableAttribute, TableFlags, TableMessage};
@@ -24,7 +24,7 @@ use netlink_packet_netfilter::nftables::{NfTablesMessage, TableAttribute, TableF
 use crate::nftnl::{
     self, Connection, FLAG_OWNER, FLAG_PERSIST, Fingerprint, NetlinkError, Ours, TABLE, TableInfo,
 };
-pub use render::{Batch, render};
+pub use render::{Batch, Elements, render};
 pub use runner::{Nft, RunError};
 
 /// Why the table could not be changed.
@@ -112,26 +112,21 @@ impl Table {
     ///
     /// # Errors
     /// When nft refuses (the old rules stand), or what stands afterwards differs.
-    pub async fn apply(
-        &mut self,
-        spec: &TableSpec,
-        slots: &BTreeMap<(LaneId, Family), Slots>,
-        translations: &BTreeMap<SourceId, IpAddr>,
-    ) -> Result<Fingerprint, Error> {
+    pub async fn apply(&mut self, spec: &TableSpec, elements: Elements<'_>) -> Result<Fingerprint, Error> {
         let connection = self.connection()?;
-        let standing = nftnl::chains(connection)?;
+        let (standing, sets) = (nftnl::chains(connection)?, nftnl::sets(connection)?);
         let timeouts = timeouts::ensure(connection)?;
         if !spec.guarded {
             connection.transaction(nftnl::declared_pairs())?;
         }
-        let batch = render(spec, slots, translations, &standing, timeouts)?;
+        let batch = render(spec, elements, &standing, &sets, timeouts)?;
         if self.owned {
             self.connection = None;
         }
         let run = self.nft.run(&batch.json, &self.ours).await;
         let connection = self.connection()?;
         run?;
-        read_back(connection, &batch, slots, translations)
+        read_back(connection, &batch, elements)
     }
 
     /// Moves elements in one transaction: translations added, slots moved, translations removed.
@@ -145,6 +140,19 @@ impl Table {
         remove: &BTreeMap<SourceId, IpAddr>,
     ) -> Result<(), Error> {
         flip::flip(self.connection()?, add, slots, remove)
+    }
+
+    /// Changes which addresses are whose, in one transaction. `named`: the providers in the order of their sets.
+    ///
+    /// # Errors
+    /// [`Error::Belief`] when the sets do not stand as the change assumes.
+    pub fn receivers(
+        &mut self,
+        named: &[String],
+        add: &ReceiverSets,
+        remove: &ReceiverSets,
+    ) -> Result<(), Error> {
+        flip::receivers(self.connection()?, named, add, remove)
     }
 
     /// Removes the table with everything in it.
@@ -205,16 +213,15 @@ fn make(connection: &mut Connection, flags: u32) -> Result<(), Error> {
 fn read_back(
     connection: &mut Connection,
     batch: &Batch,
-    slots: &BTreeMap<(LaneId, Family), Slots>,
-    translations: &BTreeMap<SourceId, IpAddr>,
+    Elements { slots, translations, receivers }: Elements<'_>,
 ) -> Result<Fingerprint, Error> {
     let differs = |what: &str| Err(Error::ReadBack(what.to_owned()));
     let found = nftnl::contents(connection)?;
     if nftnl::rule_count(connection)? != batch.rules {
         return differs("the number of rules");
     }
-    if !found.are(slots, translations) {
-        return differs("slots or addresses of sources");
+    if !found.are(slots, translations, receivers) {
+        return differs("slots, addresses of sources, or receivers");
     }
     match nftnl::fingerprint(connection)? {
         Some(fingerprint) => Ok(fingerprint),

@@ -133,6 +133,7 @@ impl Reconciler {
             table: written.map(|written| written.spec.clone()),
             slots: written.map(|written| written.slots.clone()).unwrap_or_default(),
             translations: written.map(|written| written.translations.clone()).unwrap_or_default(),
+            receivers: written.map(|written| written.receivers.clone()).unwrap_or_default(),
             guard_sources: told.sources.clone(),
             guard: told.spec.clone(),
             attached: self.executor.attached(),

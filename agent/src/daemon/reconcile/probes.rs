@@ -32,7 +32,7 @@ impl Reconciler {
         let mut begun = false;
         for wanted in self.world.probes(now) {
             let Some(probe) = self.probe(wanted.source, wanted.destination) else { continue };
-            let provider = self.world.config().provider_of(wanted.destination).to_owned();
+            let provider = self.world.provider_of(wanted.destination).to_owned();
             if self.outside.prober.as_ref().is_none_or(|prober| !prober.begin(probe, provider)) {
                 continue;
             }

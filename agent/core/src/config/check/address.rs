@@ -71,7 +71,7 @@ pub(super) fn address(text: &At<String>, problems: &mut Vec<Problem>) -> Option<
 }
 
 /// Reads a network, or one address as the network that holds only it; otherwise reports it.
-pub(super) fn network(text: &At<String>, problems: &mut Vec<Problem>) -> Option<IpNet> {
+pub(crate) fn network(text: &At<String>, problems: &mut Vec<Problem>) -> Option<IpNet> {
     if let Ok(address) = text.value.parse::<IpAddr>() {
         return Some(IpNet::from(address));
     }

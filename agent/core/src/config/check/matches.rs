@@ -7,11 +7,11 @@ use std::ops::Range;
 use ipnet::IpNet;
 
 use super::address::{Kind, address, kind, network};
-use super::names;
+use super::{countries, names};
 use crate::config::problem::{Problem, code};
 use crate::config::raw::RawStream;
-use crate::config::read::{At, Many, did_you_mean};
-use crate::config::settings::HostView;
+use crate::config::read::{At, Many, did_you_mean, suggest};
+use crate::config::settings::{HostView, OTHER, Provider};
 use crate::model::LaneMatch;
 
 /// No user or group has this number: what is unknown away from its host matches nobody.
@@ -20,6 +20,9 @@ const NOBODY: u32 = u32::MAX;
 /// Reads match keys.
 pub(super) struct Matcher<'a> {
     view: &'a HostView,
+    providers: &'a [Provider],
+    /// Whether the config names a database of countries.
+    has_countries: bool,
     /// Names that could not be looked up here, so that they can be told apart.
     unknown: Vec<String>,
 }
@@ -33,9 +36,9 @@ pub(super) struct Matched {
 }
 
 impl<'a> Matcher<'a> {
-    /// A matcher that knows this host's users and groups.
-    pub(super) fn new(view: &'a HostView) -> Self {
-        Self { view, unknown: vec![] }
+    /// A matcher that knows this host's users and groups, and the config's providers.
+    pub(super) fn new(view: &'a HostView, providers: &'a [Provider], has_countries: bool) -> Self {
+        Self { view, providers, has_countries, unknown: vec![] }
     }
 
     /// Whether a name could not be looked up, because this is not the host.
@@ -82,9 +85,39 @@ impl<'a> Matcher<'a> {
             destinations: items(raw.destination.as_ref())
                 .filter_map(|item| network(item, problems))
                 .collect(),
+            providers: self.providers(raw, problems),
+            countries: countries::countries(
+                raw.destination_country.as_ref(),
+                self.has_countries,
+                self.view,
+                problems,
+            ),
         };
         families(raw, &matches, problems);
         Matched { matches, tags }
+    }
+
+    fn providers(&self, raw: &RawStream, problems: &mut Vec<Problem>) -> Vec<String> {
+        let mut found: Vec<String> = vec![];
+        for item in items(raw.provider.as_ref()) {
+            let is_one = self.providers.iter().any(|provider| provider.name == item.value);
+            if is_one && !found.contains(&item.value) {
+                found.push(item.value.clone());
+            } else if !is_one {
+                let known: Vec<&str> = self.providers.iter().map(|provider| provider.name.as_str()).collect();
+                let help = match item.value.as_str() {
+                    OTHER => "Put a stream without `provider` below: it takes what is left.".to_owned(),
+                    _ if known.is_empty() => "Add [provider.NAME], or [providers].".to_owned(),
+                    name => suggest(name, &known, "The providers"),
+                };
+                problems.push(
+                    Problem::error(code::UNKNOWN_PROVIDER, format!("there is no provider `{}`", item.value))
+                        .at(&item.span, "unknown provider")
+                        .help(help),
+                );
+            }
+        }
+        found
     }
 
     fn look_up(
@@ -165,6 +198,8 @@ fn not_empty(raw: &RawStream, problems: &mut Vec<Problem>) {
         empty("mark", raw.mark.as_ref()),
         empty("via", raw.via.as_ref()),
         empty("destination", raw.destination.as_ref()),
+        empty("provider", raw.provider.as_ref()),
+        empty("destination_country", raw.destination_country.as_ref()),
     ];
     for (key, span) in keys.into_iter().flatten() {
         problems.push(

@@ -5,6 +5,7 @@
 
 mod address;
 mod control;
+mod countries;
 mod dns;
 mod fuse;
 mod general;
@@ -13,6 +14,7 @@ mod host;
 mod identity;
 mod lists;
 mod matches;
+mod named;
 mod names;
 mod numbers;
 mod overlap;
@@ -27,8 +29,9 @@ mod urls;
 
 use ipnet::IpNet;
 
-pub(crate) use self::address::{Kind, kind};
+pub(crate) use self::address::{Kind, kind, network as address_network};
 pub(crate) use self::names::{is_full_host_name, is_interface};
+pub(crate) use self::providers::name as provider_name;
 
 use self::host::HostCheck;
 use self::matches::Matcher;
@@ -48,14 +51,16 @@ pub(super) fn check(
     let mode = raw.mode.as_ref().map(|mode| general::mode(mode, problems)).unwrap_or_default();
     let exclude = general::exclude(raw.exclude.as_ref(), problems);
     let uplinks = uplinks::uplinks(raw, problems);
-    let providers = providers::providers(raw, problems);
+    let (providers, learning) = providers::providers(raw, view, problems);
     let mut pools = pools::pools(raw, problems);
     identity::check(&pools, problems);
     uplinks::assign(&uplinks, &mut pools, problems);
-    let mut matcher = Matcher::new(view);
+    countries::database(raw, view, problems);
+    let mut matcher = Matcher::new(view, &providers, raw.countries.is_some());
     let streams = streams::streams(raw, mode, &pools, &mut matcher, problems);
     streams::tags_are_no_sources(&streams, &pools, problems);
     streams::pools_are_used(&streams, &pools, problems);
+    providers::lanes_have_numbers(raw, &streams, &providers, problems);
     overlap::check(&streams, problems);
     via_is_no_uplink(&streams, &uplinks, problems);
     excluded(raw, &streams, &exclude, problems);
@@ -81,7 +86,7 @@ pub(super) fn check(
     if ebpf == Ebpf::Off {
         cgroups_take_ebpf(raw, problems);
     }
-    let not_checked = not_checked(view, &matcher);
+    let not_checked = not_checked(raw, view, &matcher);
     // What is unwise matters once something is to be steered; observing changes nothing and is always fine.
     if !steered {
         problems.retain(Problem::is_error);
@@ -102,7 +107,8 @@ pub(super) fn check(
         preflight,
         dns,
         hooks,
-        providers,
+        providers: providers.clone(),
+        learning,
         uplinks: uplinks.into_iter().map(|one| one.uplink).collect(),
         pools: pools.into_iter().map(finished).collect(),
         streams: streams
@@ -159,10 +165,13 @@ fn cgroups_take_ebpf(raw: &RawConfig, problems: &mut Vec<Problem>) {
     }
 }
 
-fn not_checked(view: &HostView, matcher: &Matcher<'_>) -> Vec<&'static str> {
+fn not_checked(raw: &RawConfig, view: &HostView, matcher: &Matcher<'_>) -> Vec<&'static str> {
     let mut left = vec![];
     if view.host.is_none() {
         left.push("whether interfaces, addresses and routes fit this host");
+    }
+    if raw.countries.is_some() && view.countries.is_none() {
+        left.push("whether the database of countries can be read");
     }
     if matcher.left_names() {
         left.push("whether every user and group exists");

@@ -77,6 +77,8 @@ fn covers(wide: &LaneMatch, narrow: &LaneMatch) -> bool {
         && fits(&wide.cgroups, &narrow.cgroups, |one| wide.cgroups.iter().any(|parent| within(one, parent)))
         && nets(&wide.subnets, &narrow.subnets)
         && nets(&wide.destinations, &narrow.destinations)
+        && listed(&wide.providers, &narrow.providers)
+        && listed(&wide.countries.codes, &narrow.countries.codes)
 }
 
 /// An empty list sets no condition: it covers all, and only it covers an empty one.

@@ -3,7 +3,7 @@
 use jiff::Timestamp;
 use jiff::civil::DateTime;
 
-use super::{Clock, Delivery, Line, bracketed};
+use super::{Clock, Delivery, Line, bracketed, next_hop};
 use crate::signal::reply::Reply;
 
 /// `DATE TIME [ZONE] [PID] MESSAGE-ID FLAG ADDRESS ... H=HOST [ADDRESS]:PORT I=[ADDRESS]:PORT ...`, then ` C="REPLY"`, or `: ` and
@@ -53,6 +53,7 @@ pub(super) fn read(line: &str, clock: &Clock<'_>) -> Option<Line> {
         pid: None,
         local_port: local_port(own),
         destination,
+        host: next_hop(host),
         reply: text.to_owned(),
         recipients: 1,
     }))

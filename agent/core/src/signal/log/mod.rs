@@ -63,6 +63,9 @@ pub struct Delivery {
     pub local_port: Option<u16>,
     /// The receiver.
     pub destination: IpAddr,
+    /// The name of its mail server by which the MTA called it, as the MX record has it; `None` where the line does not say, or has
+    /// a name that the receiver could have chosen.
+    pub host: Option<String>,
     /// What it said: code and text.
     pub reply: String,
     /// To how many recipients.
@@ -139,6 +142,14 @@ fn bracketed(text: &str) -> Option<(IpAddr, &str)> {
     Some((inside.parse().ok()?, rest))
 }
 
+/// The name before `[ADDRESS]`, which the MTA took out of the MX record. One that is none is left out.
+fn next_hop(text: &str) -> Option<String> {
+    let (name, _) = text.split_once('[')?;
+    let name = name.trim();
+    let name = name.strip_suffix('.').unwrap_or(name);
+    crate::config::is_full_host_name(name).then(|| name.to_owned())
+}
+
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
@@ -168,12 +179,14 @@ mod tests {
         );
         assert_eq!(sent.at, Some("2026-11-25T11:59:58Z".parse().unwrap()));
         assert_eq!((sent.pid, sent.destination), (Some(39032), "104.47.57.161".parse().unwrap()));
+        assert_eq!(sent.host.as_deref(), Some("mx.example.com"));
         assert_eq!((sent.reply.as_str(), sent.recipients), ("250 2.0.0 Ok: queued as 1", 1));
         let bounced = delivery(
             Mta::Postfix,
             "2026-11-25T11:59:58.123456+00:00 host postfix/news/smtp[7]: 4JfcC62DS0z: to=<a@b.example>, relay=mx[2001:db8::25]:25, conn_use=3, delay=7, delays=6/0/0/1, dsn=5.1.1, status=bounced (host mx[2001:db8::25] said: 550-5.1.1 no such 550 5.1.1 user (in reply to RCPT TO command))",
         );
         assert_eq!(bounced.destination, "2001:db8::25".parse::<IpAddr>().unwrap());
+        assert_eq!(bounced.host, None, "no full name");
         assert_eq!(bounced.pid, None, "another process's connection that was used again");
         assert!(bounced.reply.contains("550 5.1.1 user"), "{bounced:?}");
         for own in [
@@ -194,6 +207,7 @@ mod tests {
         );
         assert_eq!((sent.local_port, sent.destination), (Some(40001), "192.0.2.25".parse().unwrap()));
         assert_eq!(sent.reply, "250 2.0.0 Ok: \\\"queued\\\"");
+        assert_eq!(sent.host.as_deref(), Some("mx.b.example"));
         let failed = delivery(
             Mta::Exim,
             "2026-11-25 11:59:58.123 +0100 1vNabc-00000000AbC-1x2y ** a@b.example R=dnslookup T=remote_smtp H=mx.b.example [192.0.2.25] I=[198.18.0.2]:40002: SMTP error from remote mail server after RCPT TO:<a@b.example>: 550 5.1.1 unknown",
@@ -219,6 +233,7 @@ mod tests {
             "Nov 25 11:59:58 host smtpd[55]: 5f3cb8a1d2 mta delivery evpid=1 from=<a@b> to=<c@d> rcpt=<-> source=\"198.18.0.2\" relay=\"192.0.2.25 (mx.d)\" delay=1s result=\"Ok\" stat=\"250 2.0.0 ok\"",
         );
         assert_eq!((sent.pid, sent.destination), (None, "192.0.2.25".parse().unwrap()));
+        assert_eq!(sent.host, None, "the receiver's own word for itself");
         let failed = delivery(
             Mta::OpenSmtpd,
             "Nov 25 11:59:58 host smtpd[55]: 5f3cb8a1d2 mta delivery evpid=1 from=<a@b> to=<c@d> rcpt=<-> source=\"-\" relay=\"2001:db8::25 (mx.d)\" delay=1s result=\"PermFail\" stat=\"550 5.1.1 no\"",
@@ -230,9 +245,10 @@ mod tests {
     fn sendmail() {
         let sent = delivery(
             Mta::Sendmail,
-            "Nov 25 11:59:58 host sm-mta[77]: 5AP: to=<a@b>,<c@d>, delay=00:00:01, xdelay=00:00:01, mailer=esmtp, pri=1, relay=mx.b. [192.0.2.25], dsn=2.0.0, stat=Sent (Ok: queued)",
+            "Nov 25 11:59:58 host sm-mta[77]: 5AP: to=<a@b>,<c@d>, delay=00:00:01, xdelay=00:00:01, mailer=esmtp, pri=1, relay=mx.b.example. [192.0.2.25], dsn=2.0.0, stat=Sent (Ok: queued)",
         );
         assert_eq!((sent.pid, sent.recipients), (Some(77), 2));
+        assert_eq!(sent.host.as_deref(), Some("mx.b.example"));
         assert_eq!(sent.reply, "250 2.0.0 Ok: queued");
         let deferred = delivery(
             Mta::Sendmail,

@@ -27,6 +27,8 @@ pub(super) fn read(line: &str, clock: &Clock<'_>) -> Option<Line> {
         pid: None,
         local_port: None,
         destination,
+        // What stands in brackets is the reverse name, which whoever has the address chooses.
+        host: None,
         reply: reply.to_owned(),
         recipients: 1,
     }))

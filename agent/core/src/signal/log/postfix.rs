@@ -1,6 +1,6 @@
 //! Postfix: `src/smtp/smtp_trouble.c` and `src/global/log_adhoc.c` write the line.
 
-use super::{Clock, Delivery, Line, bracketed, is_id, syslog};
+use super::{Clock, Delivery, Line, bracketed, is_id, next_hop, syslog};
 use crate::signal::reply::Reply;
 
 /// `QUEUE-ID: to=<RECIPIENT>, ..., relay=HOST[ADDRESS]:PORT, ..., status=STATUS (TEXT)`.
@@ -31,6 +31,7 @@ pub(super) fn read(line: &str, clock: &Clock<'_>) -> Option<Line> {
         pid: headed.pid.filter(|_| !used_again),
         local_port: None,
         destination,
+        host: next_hop(relay),
         reply: text.to_owned(),
         recipients: 1,
     }))

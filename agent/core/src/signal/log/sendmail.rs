@@ -1,6 +1,6 @@
 //! sendmail: `sendmail/deliver.c`, `logdelivery`, writes the line.
 
-use super::{Clock, Delivery, Line, bracketed, is_id, syslog};
+use super::{Clock, Delivery, Line, bracketed, is_id, next_hop, syslog};
 use crate::signal::reply::Reply;
 
 /// `QUEUE-ID: to=<A>,<B>, ..., relay=HOST [ADDRESS], dsn=X.Y.Z, stat=TEXT`. Of a success it keeps the reply's words in brackets
@@ -28,6 +28,7 @@ pub(super) fn read(line: &str, clock: &Clock<'_>) -> Option<Line> {
         pid: headed.pid,
         local_port: None,
         destination,
+        host: next_hop(relay),
         reply,
         recipients,
     }))

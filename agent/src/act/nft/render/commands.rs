@@ -2,10 +2,10 @@
 //!
 //! Owns: how each is declared and filled. Must not: know what the rules say.
 
-use std::collections::BTreeMap;
-use std::net::IpAddr;
+use std::borrow::Cow;
+use std::collections::BTreeSet;
 
-use mailsteer_core::model::{Family, LaneId, RefuseReason, Slots, SourceId};
+use mailsteer_core::model::{Family, ReceiverSets, RefuseReason, Slots};
 use mailsteer_core::plan::TableSpec;
 use nftables::expr::{Expression, NamedExpression};
 use nftables::schema::{
@@ -15,9 +15,9 @@ use nftables::schema::{
 use nftables::types::{NfChainPolicy, NfChainType, NfFamily, NfHook};
 use serde_json::{Value, json};
 
-use super::Line;
 use super::lane::steers;
 use super::words::{Expr, named, network, number, text};
+use super::{Elements, Line};
 use crate::nftnl::{ChainInfo, Counter, RejectCause, TABLE, chain, map, slot_element};
 
 /// Base chains: name, type, hook, its number in the inet family, priority.
@@ -92,7 +92,24 @@ impl Commands {
         self.push(NfCmd::Flush(FlushObject::Chain(plain_chain(name))))
     }
 
-    pub(super) fn declare_maps(&mut self) -> Result<(), serde_json::Error> {
+    /// Sets of providers and countries that the spec has no more: no rule names them by now.
+    pub(super) fn delete_stale_sets(&mut self, spec: &TableSpec, standing: &[String]) {
+        let (named, countries) = (spec.named.len(), spec.countries().len());
+        let wanted: BTreeSet<String> = Family::BOTH
+            .into_iter()
+            .flat_map(|family| {
+                let learned = (1..=named).map(move |number| map::learned(number, family));
+                learned.chain((1..=countries).map(move |number| map::countries(number, family)))
+            })
+            .collect();
+        let ours = |name: &&String| map::learned_of(name).is_some() || map::is_countries(name);
+        for name in standing.iter().filter(ours).filter(|name| !wanted.contains(*name)) {
+            let set = json!({ "family": "inet", "table": TABLE, "name": name });
+            self.0.push(json!({ "delete": { "set": set } }));
+        }
+    }
+
+    pub(super) fn declare_maps(&mut self, spec: &TableSpec) -> Result<(), serde_json::Error> {
         self.push(NfCmd::Add(NfListObject::Map(Box::new(a_map(map::SLOTS, SetType::Mark)))))?;
         for family in Family::BOTH {
             let kind = address_type(family);
@@ -101,6 +118,12 @@ impl Commands {
             self.push(NfCmd::Add(NfListObject::Set(Box::new(a_set(map::eligible(family), pairs, None)))))?;
             let nets = a_set(map::exclude(family), SetTypeValue::Single(kind), Some(SetFlag::Interval));
             self.push(NfCmd::Add(NfListObject::Set(Box::new(nets))))?;
+            for set in (1..=spec.named.len()).map(|number| learned(number, family)) {
+                self.push(NfCmd::Add(NfListObject::Set(Box::new(set))))?;
+            }
+            for set in (1..=spec.countries().len()).map(|number| countries(number, family)) {
+                self.push(NfCmd::Add(NfListObject::Set(Box::new(set))))?;
+            }
         }
         Ok(())
     }
@@ -124,8 +147,7 @@ impl Commands {
     pub(super) fn fill_maps(
         &mut self,
         spec: &TableSpec,
-        slots: &BTreeMap<(LaneId, Family), Slots>,
-        translations: &BTreeMap<SourceId, IpAddr>,
+        Elements { slots, translations, receivers }: Elements<'_>,
     ) -> Result<(), serde_json::Error> {
         let mut drawn = Vec::new();
         for ((lane, family), Slots(targets)) in slots {
@@ -154,6 +176,26 @@ impl Commands {
             let excluded = spec.exclude.iter().filter(|net| Family::of(net.addr()) == family);
             let nets = a_set(map::exclude(family), SetTypeValue::Single(kind), Some(SetFlag::Interval));
             self.refill_set(nets, excluded.copied().map(network).collect())?;
+            self.fill_receivers(spec, receivers, family)?;
+        }
+        Ok(())
+    }
+
+    /// Sets that tell whose a receiver is, and where.
+    fn fill_receivers(
+        &mut self,
+        spec: &TableSpec,
+        receivers: &ReceiverSets,
+        family: Family,
+    ) -> Result<(), serde_json::Error> {
+        for (number, provider) in (1..).zip(&spec.named) {
+            let all = receivers.get(provider).into_iter().flatten();
+            let addresses = all.filter(|address| Family::of(**address) == family);
+            self.refill_set(learned(number, family), addresses.map(|one| text(one.to_string())).collect())?;
+        }
+        for (number, listed) in (1..).zip(spec.countries()) {
+            let networks = listed.networks().iter().filter(|net| Family::of(net.addr()) == family);
+            self.refill_set(countries(number, family), networks.copied().map(network).collect())?;
         }
         Ok(())
     }
@@ -205,7 +247,20 @@ fn a_map(name: &'static str, data: SetType) -> Map<'static> {
     }
 }
 
-fn a_set(name: &'static str, kind: SetTypeValue<'static>, flag: Option<SetFlag>) -> Set<'static> {
+fn learned(number: usize, family: Family) -> Set<'static> {
+    a_set(map::learned(number, family), SetTypeValue::Single(address_type(family)), None)
+}
+
+fn countries(number: usize, family: Family) -> Set<'static> {
+    let kind = SetTypeValue::Single(address_type(family));
+    a_set(map::countries(number, family), kind, Some(SetFlag::Interval))
+}
+
+fn a_set(
+    name: impl Into<Cow<'static, str>>,
+    kind: SetTypeValue<'static>,
+    flag: Option<SetFlag>,
+) -> Set<'static> {
     Set {
         family: NfFamily::INet,
         table: TABLE.into(),

@@ -5,8 +5,8 @@
 
 use ipnet::IpNet;
 use mailsteer_core::config::Balance;
-use mailsteer_core::model::{Family, Lane, LaneMatch, RefuseReason, Steering};
-use mailsteer_core::plan::LaneSpec;
+use mailsteer_core::model::{Countries, Family, Lane, LaneMatch, RefuseReason, Steering};
+use mailsteer_core::plan::{LaneSpec, TableSpec};
 use mailsteer_ebpf::{CGROUP_MAGIC, HOLD, Mark, slot_key};
 use nftables::expr::{JHash, MetaKey, NamedExpression, NgMode, Numgen};
 use nftables::stmt::Statement;
@@ -42,8 +42,48 @@ const fn is_forwarded(who: &LaneMatch) -> bool {
     !(who.subnets.is_empty() && who.via.is_empty())
 }
 
+/// Sets that rules may name, by their places.
+pub(super) struct Sets<'s> {
+    named: &'s [String],
+    countries: Vec<&'s Countries>,
+}
+
+impl<'s> Sets<'s> {
+    pub(super) fn of(spec: &'s TableSpec) -> Self {
+        Self { named: &spec.named, countries: spec.countries() }
+    }
+
+    /// The number of a provider's set.
+    fn learned(&self, provider: &str) -> Option<usize> {
+        self.named.iter().position(|one| one == provider).map(|place| place + 1)
+    }
+
+    /// The number of the set of these countries.
+    fn countries(&self, wanted: &Countries) -> Option<usize> {
+        self.countries.iter().position(|one| *one == wanted).map(|place| place + 1)
+    }
+}
+
+/// Whose receivers a rule takes.
+#[derive(Clone, Copy)]
+enum Receivers<'r> {
+    Anyones,
+    In(&'r [IpNet]),
+    Learned(usize),
+}
+
+impl<'r> Receivers<'r> {
+    /// A rule for each way of telling them.
+    fn of(lane: &'r Lane, sets: &Sets<'_>) -> Vec<Self> {
+        let networks = (!lane.networks.is_empty()).then_some(Self::In(&lane.networks));
+        let ways: Vec<Self> =
+            networks.into_iter().chain(sets.learned(&lane.provider).map(Self::Learned)).collect();
+        if ways.is_empty() { vec![Self::Anyones] } else { ways }
+    }
+}
+
 /// The rules that send a lane's connections to its chain.
-pub(super) fn matches(lane: &Lane, origin: Origin, cgroups: &[&str]) -> Vec<Line> {
+pub(super) fn matches(lane: &Lane, origin: Origin, cgroups: &[&str], sets: &Sets<'_>) -> Vec<Line> {
     let who = &lane.matches;
     let local_only =
         !(who.uids.is_empty() && who.gids.is_empty() && who.cgroups.is_empty() && who.tags.is_empty());
@@ -55,8 +95,10 @@ pub(super) fn matches(lane: &Lane, origin: Origin, cgroups: &[&str]) -> Vec<Line
         return Vec::new();
     }
     let comment = title(lane);
-    address_matches(who, &lane.networks)
+    let countries = sets.countries(&who.countries);
+    Receivers::of(lane, sets)
         .into_iter()
+        .flat_map(|whose| address_matches(who, whose, countries))
         .map(|addresses| {
             let mut rule = plain_matches(who, cgroups);
             rule.extend(addresses);
@@ -89,14 +131,24 @@ fn plain_matches(who: &LaneMatch, cgroups: &[&str]) -> Vec<Stmt> {
 }
 
 /// One rule's worth of matches for each family that can match; one without any where addresses do not matter.
-/// `provider`: its receivers' networks; none where it does not matter whose the receiver is.
-fn address_matches(who: &LaneMatch, provider: &[IpNet]) -> Vec<Vec<Stmt>> {
+/// `countries`: the set of those that the receiver is in; none where that does not matter.
+fn address_matches(who: &LaneMatch, whose: Receivers<'_>, countries: Option<usize>) -> Vec<Vec<Stmt>> {
     let tags: Vec<IpNet> = who.tags.iter().copied().map(IpNet::from).collect();
+    let (provider, learned): (&[IpNet], Option<usize>) = match whose {
+        Receivers::Anyones => (&[], None),
+        Receivers::In(networks) => (networks, None),
+        Receivers::Learned(number) => (&[], Some(number)),
+    };
     let lists: [(&str, &[IpNet]); 4] =
         [("saddr", &tags), ("saddr", &who.subnets), ("daddr", &who.destinations), ("daddr", provider)];
-    if lists.iter().all(|(_, list)| list.is_empty()) {
+    if lists.iter().all(|(_, list)| list.is_empty()) && learned.is_none() && countries.is_none() {
         return vec![Vec::new()];
     }
+    let in_sets = |family| {
+        let learned = learned.map(|number| map::learned(number, family));
+        let sets = learned.into_iter().chain(countries.map(|number| map::countries(number, family)));
+        sets.map(|set| is(header(protocol(family), "daddr"), text(format!("@{set}")))).collect::<Vec<_>>()
+    };
     let of = |family, list: &[IpNet]| -> Vec<Expr> {
         let ours = list.iter().filter(|net| Family::of(net.addr()) == family);
         ours.copied().map(network).collect()
@@ -105,12 +157,13 @@ fn address_matches(who: &LaneMatch, provider: &[IpNet]) -> Vec<Vec<Stmt>> {
         .into_iter()
         .filter_map(|family| {
             let wanted = lists.iter().filter(|(_, list)| !list.is_empty());
-            wanted
+            let listed: Option<Vec<Stmt>> = wanted
                 .map(|(field, list)| {
                     let values = of(family, list);
                     (!values.is_empty()).then(|| is_any(header(protocol(family), field), values))
                 })
-                .collect()
+                .collect();
+            Some([listed?, in_sets(family)].concat())
         })
         .collect()
 }

@@ -16,7 +16,7 @@ mod words;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
-use mailsteer_core::model::{Family, LaneId, Slots, SourceId};
+use mailsteer_core::model::{Family, LaneId, ReceiverSets, Slots, SourceId};
 use mailsteer_core::plan::TableSpec;
 use mailsteer_ebpf::{CGROUP_MAGIC, Mark};
 use nftables::expr::{MetaKey, NamedExpression};
@@ -54,16 +54,27 @@ pub struct Batch {
     pub rules: usize,
 }
 
-/// The batch that makes the table say `spec`, whatever of ours and of strangers stands in it (`standing`).
+/// What is in the maps and sets.
+#[derive(Clone, Copy, Debug)]
+pub struct Elements<'e> {
+    /// Slots of every lane.
+    pub slots: &'e BTreeMap<(LaneId, Family), Slots>,
+    /// Addresses of source ids.
+    pub translations: &'e BTreeMap<SourceId, IpAddr>,
+    /// Learned addresses of providers.
+    pub receivers: &'e ReceiverSets,
+}
+
+/// The batch that makes the table say `spec`, whatever of ours and of strangers stands in it (`standing`, and `sets` by name).
 /// `timeouts`: the conntrack timeouts stand, so rules may name them.
 ///
 /// # Errors
 /// Only if a type of the `nftables` crate cannot be written as JSON.
 pub fn render(
     spec: &TableSpec,
-    slots: &BTreeMap<(LaneId, Family), Slots>,
-    translations: &BTreeMap<SourceId, IpAddr>,
+    elements: Elements<'_>,
     standing: &[ChainInfo],
+    sets: &[String],
     timeouts: bool,
 ) -> Result<Batch, serde_json::Error> {
     let chains = chains_of(spec, timeouts);
@@ -77,12 +88,13 @@ pub fn render(
     for found in stale {
         commands.delete_chain(&found.name)?;
     }
-    commands.declare_maps()?;
+    commands.delete_stale_sets(spec, sets);
+    commands.declare_maps(spec)?;
     commands.declare_counters(spec);
     for (name, _) in &chains {
         commands.declare_chain(name)?;
     }
-    commands.fill_maps(spec, slots, translations)?;
+    commands.fill_maps(spec, elements)?;
     let mut rules = 0;
     for (name, lines) in chains {
         rules += lines.len();
@@ -201,7 +213,8 @@ fn classify(spec: &TableSpec, origin: Origin, steering: bool, cgroups: &[&str]) 
         vec![is(ct("direction"), text("reply")), goto(chain::UNMATCHED)],
         "an answer to a client that calls from a steered port",
     ));
-    rules.extend(spec.lanes.iter().flat_map(|lane| lane::matches(&lane.lane, origin, cgroups)));
+    let sets = lane::Sets::of(spec);
+    rules.extend(spec.lanes.iter().flat_map(|lane| lane::matches(&lane.lane, origin, cgroups, &sets)));
     if unowned {
         // A reset or the last words of a closed socket, in no connection that conntrack knows: they may be a steered
         // connection's, whose entry a stranger took away, and would leave with the host's own address.

@@ -30,6 +30,7 @@ fn spec(lanes: Vec<LaneSpec>) -> TableSpec {
         exclude: Vec::new(),
         uplinks: vec!["eth0".into()],
         lanes,
+        named: Vec::new(),
         guarded: true,
     }
 }
@@ -40,7 +41,9 @@ fn commands(spec: &TableSpec, standing: &[ChainInfo]) -> Vec<Value> {
         ((lane.lane.id, Family::V4), Slots(vec![target; 2]))
     });
     let sources = BTreeMap::from([(SourceId(1), "192.0.2.1".parse().unwrap())]);
-    let batch = render(spec, &slots.collect(), &sources, standing, true).unwrap();
+    let (slots, receivers) = (slots.collect(), ReceiverSets::new());
+    let elements = Elements { slots: &slots, translations: &sources, receivers: &receivers };
+    let batch = render(spec, elements, standing, &[], true).unwrap();
     batch.json["nftables"].as_array().unwrap().clone()
 }
 
