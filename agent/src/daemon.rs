@@ -25,7 +25,6 @@ mod report;
 mod shared;
 mod signals;
 mod status;
-mod steady;
 mod systemd;
 mod watch;
 

@@ -18,9 +18,9 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::warn;
 
+use super::clock::Steady;
 use super::reconcile::Trigger;
 use super::shared::Shared;
-use super::steady::Steady;
 use crate::observe::dns::{Resolver, survey};
 
 /// Where there is nothing to look at, it is looked again as often.

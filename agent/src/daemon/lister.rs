@@ -21,7 +21,6 @@ use tracing::warn;
 use super::clock::Steady;
 use super::reconcile::Trigger;
 use super::shared::{ListNow, Shared};
-use super::steady::Steady;
 use crate::observe::dns::Resolver;
 
 /// Where there is nothing to ask, it is looked again as often.
