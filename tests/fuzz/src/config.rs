@@ -12,8 +12,7 @@ pub(crate) fn run(data: &[u8]) {
         users: ids(&["postfix", "www-data", "news"]),
         groups: ids(&["mail", "adm"]),
         host: Some(a_host()),
-        lists: None,
-        replies: None,
+        ..HostView::default()
     };
     let first = mailsteer::cli::fuzzing::config(text, &here);
     holds(text, &first);
