@@ -9,7 +9,7 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use anyhow::{Result, anyhow};
-use hickory_proto::rr::rdata::{A, AAAA, MX, NS, PTR, SOA};
+use hickory_proto::rr::rdata::{A, AAAA, MX, NS, PTR, SOA, TXT};
 use hickory_proto::rr::{Name, RData, Record};
 use hickory_server::Server;
 use hickory_server::store::in_memory::InMemoryZoneHandler;
@@ -29,13 +29,39 @@ impl Records {
     ///
     /// # Errors
     /// When the name is none.
-    pub fn host(mut self, name: &str, address: IpAddr) -> Result<Self> {
+    pub fn host(self, name: &str, address: IpAddr) -> Result<Self> {
+        self.address(name, address)?.pointer(address, name)
+    }
+
+    /// An address of a host, and nothing on the way back.
+    ///
+    /// # Errors
+    /// When the name is none.
+    pub fn address(mut self, name: &str, address: IpAddr) -> Result<Self> {
         let data = match address {
             IpAddr::V4(a) => RData::A(A(a)),
             IpAddr::V6(a) => RData::AAAA(AAAA(a)),
         };
         self.records.push(Record::from_rdata(fqdn(name)?, 300, data));
+        Ok(self)
+    }
+
+    /// The name of an address, and nothing on the way forth.
+    ///
+    /// # Errors
+    /// When the name is none.
+    pub fn pointer(mut self, address: IpAddr, name: &str) -> Result<Self> {
         self.records.push(Record::from_rdata(Name::from(address), 300, RData::PTR(PTR(fqdn(name)?))));
+        Ok(self)
+    }
+
+    /// A text, in strings of 255 characters, as the wire has it.
+    ///
+    /// # Errors
+    /// When the name is none.
+    pub fn text(mut self, name: &str, text: &str) -> Result<Self> {
+        let strings = text.as_bytes().chunks(255).map(|part| String::from_utf8_lossy(part).into_owned());
+        self.records.push(Record::from_rdata(fqdn(name)?, 300, RData::TXT(TXT::new(strings.collect()))));
         Ok(self)
     }
 

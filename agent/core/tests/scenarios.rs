@@ -15,7 +15,7 @@
 //! Lines of a step: `link NAME up|down|gone` (`ppp...` is point to point), `address IF ADDR [tentative|dad-failed|gone]`, `route DEST [via GW] IF
 //! [gone]`, `suspend SOURCE [until HH:MM:SS] because WHY`, `resume SOURCE because WHY`, `bypass STREAM until HH:MM:SS
 //! because WHY`, `hold because WHY`, `end hold because WHY`, `listed ADDR on LIST isolate|warn because WHY`,
-//! `cleared ADDR on LIST`, `list LIST aside because WHY`, `list LIST back`, `table flushed`, `time passes`, `clock set by SPAN`, `explain uid N to ADDR`. Run with `MAILSTEER_BLESS=1` to write what
+//! `cleared ADDR on LIST`, `dns ADDR|DOMAIN fails CHECK because WHY`, `dns ADDR|DOMAIN passes CHECK`, `list LIST aside because WHY`, `list LIST back`, `table flushed`, `time passes`, `clock set by SPAN`, `explain uid N to ADDR`. Run with `MAILSTEER_BLESS=1` to write what
 //! follows into the files, then read the difference.
 #![expect(clippy::unwrap_used, clippy::panic, reason = "a test fails loudly")]
 #![expect(clippy::disallowed_methods, reason = "scenarios are files; the core itself reads none")]
@@ -31,6 +31,7 @@ use mailsteer_core::model::{
     Address, AddressState, ChoiceMode, Family, Host, Link, Route, SlotTarget, WantedKind,
 };
 use mailsteer_core::plan::{Action, AddressAt, Observed, carried_out, plan};
+use mailsteer_core::signal::dns::{Check, DnsEvent, Subject};
 use mailsteer_core::signal::lists::{Action as Follows, ListEvent};
 
 #[test]
@@ -52,6 +53,14 @@ fn every_scenario_follows_as_written() {
     }
     assert!(count > 5, "the scenarios were found");
     assert!(wrong.is_empty(), "{}", wrong.join("\n\n"));
+}
+
+fn subject_of(text: &str) -> Subject {
+    text.parse().map_or_else(|_| Subject::Domain(text.to_owned()), Subject::Source)
+}
+
+fn check_of(word: &str) -> Check {
+    Check::OF_SOURCE.into_iter().chain(Check::OF_DOMAIN).find(|check| check.as_str() == word).unwrap()
 }
 
 fn difference(written: &str, played: &str) -> String {
@@ -115,6 +124,7 @@ struct Stage {
     observed: Observed,
     shares: BTreeMap<String, String>,
     lists: Vec<ListEvent>,
+    dns: Vec<DnsEvent>,
 }
 
 impl Stage {
@@ -123,7 +133,15 @@ impl Stage {
         let host = Host { links: vec![lo], ..Host::default() };
         let observed = Observed { unhealed: true, ..Observed::default() };
         let shares = BTreeMap::new();
-        Self { world: None, config: config.to_owned(), host, observed, shares, lists: Vec::new() }
+        Self {
+            world: None,
+            config: config.to_owned(),
+            host,
+            observed,
+            shares,
+            lists: Vec::new(),
+            dns: Vec::new(),
+        }
     }
 
     fn reload(&mut self, now: Timestamp, text: &str) -> String {
@@ -148,6 +166,10 @@ impl Stage {
         let lists = std::mem::take(&mut self.lists);
         if !lists.is_empty() {
             events.extend(world.apply(Observation::Lists(lists), now));
+        }
+        let dns = std::mem::take(&mut self.dns);
+        if !dns.is_empty() {
+            events.extend(world.apply(Observation::Dns(dns), now));
         }
         let mut answers = Vec::new();
         for command in commands {
@@ -302,6 +324,13 @@ impl Stage {
                 self.lists.push(ListEvent::SetAside { list: list.to_owned(), why: why.join(" ") });
             }
             ["list", list, "back"] => self.lists.push(ListEvent::Back { list: list.to_owned() }),
+            ["dns", subject, "fails", check, "because", ref why @ ..] => {
+                let (subject, check) = (subject_of(subject), check_of(check));
+                self.dns.push(DnsEvent::Lost { subject, check, what: why.join(" ") });
+            }
+            ["dns", subject, "passes", check] => {
+                self.dns.push(DnsEvent::Restored { subject: subject_of(subject), check: check_of(check) });
+            }
             ["time", "passes"] | ["clock", "set", "by", _] => {}
             ["suspend", source, "until", until, "because", ref why @ ..] => {
                 let until = Some(time_of_day(until));

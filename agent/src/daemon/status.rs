@@ -71,9 +71,8 @@ fn dns_faults(world: &World) -> Vec<String> {
     let whole = world.whole_pool_faults();
     let mut words: Vec<String> = whole
         .iter()
-        .map(|(pool, check)| {
-            let check = check.as_str();
-            format!("every source of pool {pool} fails the DNS check {check}, which is required: none is barred for it")
+        .map(|(pool, family)| {
+            format!("every {family} source of pool {pool} fails a DNS check that is required: none is barred for it")
         })
         .collect();
     let mut faults = world.dns_faults();

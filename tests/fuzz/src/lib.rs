@@ -5,6 +5,7 @@
 //! lets libFuzzer look for them, and `tests/seeds.rs` runs once through all that are kept in `seeds`.
 
 mod config;
+mod dnsrecords;
 mod doctor;
 mod init;
 mod packet;
@@ -20,9 +21,10 @@ pub use packet::{bindings, helpers};
 pub type Target = fn(&[u8]);
 
 /// Every target.
-const TARGETS: [(&str, Target); 12] = [
+const TARGETS: [(&str, Target); 13] = [
     ("config", config::run),
     ("conntrack", mailsteer::fuzzing::conntrack),
+    ("dnsrecords", dnsrecords::run),
     ("doctor", doctor::run),
     ("init", init::run),
     ("logs", replies::logs),

@@ -253,8 +253,8 @@ table! {
         /// Minutes from one run to the next. What changed is looked at again five minutes later before it counts.
         #[schemars(extend("default" = 60))]
         interval_minutes: i64,
-        /// Checks without which a source does not serve: `"ptr"`, `"forward"`, `"ehlo"`, `"spf"`. Where every source of a pool
-        /// fails the same one, it is said and none of them is barred. Checks of domains cannot stand here: no source is
+        /// Checks without which a source does not serve: `"ptr"`, `"forward"`, `"ehlo"`, `"spf"`. Where no source of
+        /// a pool would be left, it is said and none is barred. Checks of domains cannot stand here: no source is
         /// better than another by them.
         #[schemars(extend("default" = []))]
         require: Many<Word<Check>>,

@@ -19,7 +19,7 @@ use super::{
     Bypass, Command, Event, EventKind, Hold, Ids, OperatorError, Reason, Suspension, sources, uplinks,
 };
 use crate::config::{Config, Ebpf, PoolSource};
-use crate::model::{Delivered, Host, LaneId, Sign, Signal, SourceId, UplinkId};
+use crate::model::{Delivered, Family, Host, LaneId, Sign, Signal, SourceId, UplinkId};
 use crate::signal::dns::{Check, DnsEvent};
 use crate::signal::lists::ListEvent;
 use crate::signal::port25::Try;
@@ -469,9 +469,9 @@ impl World {
         self.traffic.faults()
     }
 
-    /// Pools of which every source fails a required DNS check, so that none is barred for it.
+    /// Pools and families of which every source fails a required DNS check, so that none is barred for it.
     #[must_use]
-    pub fn whole_pool_faults(&self) -> BTreeSet<(&str, Check)> {
+    pub fn whole_pool_faults(&self) -> BTreeSet<(&str, Family)> {
         self.traffic.whole_pools(&self.config)
     }
 

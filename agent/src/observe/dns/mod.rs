@@ -10,7 +10,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use hickory_resolver::TokioResolver;
-use hickory_resolver::config::{ConnectionConfig, NameServerConfig, ResolverConfig};
+use hickory_resolver::config::{ConnectionConfig, NameServerConfig, ResolveHosts, ResolverConfig};
 use hickory_resolver::net::runtime::TokioRuntimeProvider;
 use hickory_resolver::net::{DnsError, NetError};
 use hickory_resolver::proto::op::ResponseCode;
@@ -56,6 +56,8 @@ impl Resolver {
         options.timeout = PATIENCE;
         options.attempts = TRIES;
         options.cache_size = 0;
+        // What this host calls itself in its own file is not what receivers find.
+        options.use_hosts_file = ResolveHosts::Never;
         options.try_tcp_on_error = true;
         let library = builder.build().map_err(|source| ResolverError { server, source })?;
         Ok(Self { server, library })

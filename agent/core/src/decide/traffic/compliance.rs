@@ -4,8 +4,8 @@
 //! evaluate anything; only what two runs agreed on comes here.
 //!
 //! The brake holds it as any belief, and so does the budget: what is over it is refused and not moved, as with lists. Where
-//! every source of a pool and family fails the same check, none is barred: that is a record of the whole pool, or its zone's
-//! servers, and barring all would only stop the mail.
+//! no source of a pool and family would be left that passes all that is required, none is barred: that is most often one record
+//! or one zone of the whole pool, siblings are no better, and barring all would only stop the mail.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
@@ -15,6 +15,7 @@ use jiff::{SignedDuration, Timestamp};
 use super::{EVERYWHERE, Failure, Pair, State, Traffic, Verdict, Withheld, name_of};
 use crate::config::{Config, Pool, PoolSource};
 use crate::decide::EventKind;
+use crate::model::Family;
 use crate::signal::dns::{Check, DnsEvent, Subject};
 
 /// While it fails, an isolation goes on by as much at a time.
@@ -46,27 +47,26 @@ impl Faults {
         self.held.remove(&source);
     }
 
-    fn fails(&self, source: IpAddr, check: Check) -> bool {
-        self.failing.get(&source).is_some_and(|checks| checks.contains_key(&check))
+    /// The first required check that a source fails.
+    fn failed(&self, require: &BTreeSet<Check>, source: IpAddr) -> Option<(Check, &str)> {
+        let failing = self.failing.get(&source)?.iter().find(|(check, _)| require.contains(check))?;
+        Some((*failing.0, failing.1))
     }
 
-    /// Whether every source that could serve in its place fails the check too, in some pool of it.
-    fn takes_whole_pool(&self, config: &Config, local: IpAddr, check: Check) -> bool {
+    /// Whether every source that could serve in its place fails something required too, in some pool of it.
+    fn takes_whole_pool(&self, config: &Config, require: &BTreeSet<Check>, local: IpAddr) -> bool {
         let holds = |sources: &&Vec<PoolSource>| sources.iter().any(|one| one.local == local);
         config.pools.values().map(|pool| &pool.sources).filter(holds).any(|sources| {
             let like = |one: &&PoolSource| one.weight > 0 && one.local.is_ipv4() == local.is_ipv4();
-            sources.iter().filter(like).all(|one| self.fails(one.local, check))
+            sources.iter().filter(like).all(|one| self.failed(require, one.local).is_some())
         })
     }
 
     /// What a source is barred for, or what it would be but for its pool.
     fn cause(&self, config: &Config, local: IpAddr) -> Option<(Check, String, bool)> {
         let require = &config.dns.as_ref()?.require;
-        let failing = self.failing.get(&local)?.iter().filter(|(check, _)| require.contains(check));
-        let failing =
-            failing.map(|(check, what)| (*check, what.clone(), self.takes_whole_pool(config, local, *check)));
-        // What bars it comes before what does not.
-        failing.min_by_key(|(.., whole)| *whole)
+        let (check, what) = self.failed(require, local)?;
+        Some((check, what.to_owned(), self.takes_whole_pool(config, require, local)))
     }
 }
 
@@ -114,12 +114,12 @@ impl Traffic {
             .flat_map(|(local, checks)| checks.iter().map(|(check, what)| (*local, *check, what.as_str())))
     }
 
-    /// Pools whose sources all fail a required check, so that none of them is barred for it.
-    pub(in crate::decide) fn whole_pools<'c>(&self, config: &'c Config) -> BTreeSet<(&'c str, Check)> {
+    /// Pools and families whose sources all fail something required, so that none of them is barred for it.
+    pub(in crate::decide) fn whole_pools<'c>(&self, config: &'c Config) -> BTreeSet<(&'c str, Family)> {
         let held = self.faults.held.iter().filter(|(_, (_, why))| *why == Withheld::WholePool);
-        held.flat_map(|(local, (check, _))| {
+        held.flat_map(|(local, _)| {
             let holds = |pool: &&Pool| pool.sources.iter().any(|one| one.local == *local);
-            config.pools.values().filter(holds).map(|pool| (pool.name.as_str(), *check))
+            config.pools.values().filter(holds).map(|pool| (pool.name.as_str(), Family::of(*local)))
         })
         .collect()
     }

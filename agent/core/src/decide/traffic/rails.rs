@@ -34,7 +34,7 @@ pub enum Withheld {
     Brake,
     /// The stream's flips of the day are used up.
     Budget,
-    /// Every source of its pool fails the same DNS check.
+    /// Every source of its pool fails a DNS check that is required.
     WholePool,
 }
 
@@ -59,7 +59,7 @@ impl std::fmt::Display for Withheld {
             Self::Brake => "the brake holds: too much of its pool would fall within ten minutes",
             Self::Budget => "the stream's flips of this day are used up",
             Self::WholePool => {
-                "every source of its pool fails the same check, and no mail would leave at all"
+                "every source of its pool fails a required check, and no mail would leave at all"
             }
         })
     }
