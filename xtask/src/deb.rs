@@ -25,7 +25,7 @@ pub(crate) struct Args {
 }
 
 /// What goes where: from the workspace, or from what was made (`man/`); to the package; mode.
-const FILES: [(&str, &str); 20] = [
+const FILES: &[(&str, &str)] = &[
     ("systemd/mailsteer.service", "usr/lib/systemd/system/mailsteer.service"),
     ("systemd/mailsteer-boot.service", "usr/lib/systemd/system/mailsteer-boot.service"),
     ("systemd/mailsteer.socket", "usr/lib/systemd/system/mailsteer.socket"),
@@ -45,6 +45,7 @@ const FILES: [(&str, &str); 20] = [
     ("docs/limits.md", "usr/share/doc/mailsteer/limits.md"),
     ("config/default.toml", "usr/share/doc/mailsteer/examples/default.toml"),
     ("config/lists.toml", "usr/share/doc/mailsteer/examples/lists.toml"),
+    ("config/providers.toml", "usr/share/doc/mailsteer/examples/providers.toml"),
     ("config/replies.toml", "usr/share/doc/mailsteer/examples/replies.toml"),
     ("config/prometheus/alertmanager.yml", "usr/share/doc/mailsteer/examples/alertmanager.yml"),
     ("config/prometheus/mailsteer.rules.yml", "usr/share/doc/mailsteer/examples/mailsteer.rules.yml"),

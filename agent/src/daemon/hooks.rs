@@ -120,10 +120,10 @@ impl Desk {
     }
 
     /// Said once, as long as it stays the same.
-    fn later(&self, name: &str, why: String) {
+    fn later(&self, name: &str, why: &str) {
         held(&self.counted).retried += 1;
-        let before = held(&self.fault).replace(why.clone());
-        if before.as_ref() != Some(&why) {
+        let before = held(&self.fault).replace(why.to_owned());
+        if before.as_deref() != Some(why) {
             warn!(hook = name, "hook {name} cannot be told now and is tried again: {why}");
         }
     }
@@ -279,7 +279,7 @@ async fn post_all(name: &str, webhook: &Webhook, desk: &Desk) {
             Ok(()) => desk.done(name, Ok(())),
             Err(Untold::Refused(why)) => desk.done(name, Err(why)),
             Err(Untold::Later(why)) => {
-                desk.later(name, why);
+                desk.later(name, &why);
                 // Not all hosts of a site at the same moment.
                 tokio::time::sleep(wait.mul_f64(1.0 + fastrand::f64() / 4.0)).await;
                 wait = (wait * 2).min(LONGEST);

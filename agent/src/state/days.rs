@@ -112,7 +112,7 @@ pub(super) fn write(connection: &Connection, days: &Arc<Days>, written: &Arc<Day
     if Arc::ptr_eq(days, written) {
         return Ok(());
     }
-    let marks = vec!["?"; 12].join(", ");
+    let marks = ["?"; 12].join(", ");
     let mut statement = connection
         .prepare(&format!("INSERT OR REPLACE INTO days (day, source, {COUNTS}) VALUES ({marks})"))?;
     for ((day, source), did) in days.iter().filter(|(key, did)| written.get(key) != Some(did)) {

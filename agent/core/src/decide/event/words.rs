@@ -21,24 +21,12 @@ impl fmt::Display for EventKind {
             Self::SourceIneligible { source, address, reason } => {
                 write!(f, "{source} ({address}) cannot serve: {reason}")
             }
-            Self::Port25Blocked { source, address, why } => {
-                write!(f, "{source} ({address}): port 25 is blocked on the way out: {why}")
-            }
-            Self::Port25Open { source, address } => {
-                write!(f, "{source} ({address}): port 25 is open on the way out")
-            }
-            Self::Suspended { source, address, why, until } => {
-                write!(f, "{source} ({address}) suspended{}: {why}", Until(*until))
-            }
-            Self::Resumed { source, address, why } => write!(f, "{source} ({address}) resumed: {why}"),
-            Self::BypassStarted { stream, why, until } => {
-                write!(f, "stream {stream} is left alone{}: {why}", Until(Some(*until)))
-            }
-            Self::BypassEnded { stream, why } => write!(f, "stream {stream} is steered again: {why}"),
-            Self::HoldStarted { why, until } => {
-                write!(f, "on hold{}: no share moves by itself: {why}", Until(*until))
-            }
-            Self::HoldEnded { why } => write!(f, "off hold, shares move again: {why}"),
+            Self::Suspended { .. }
+            | Self::Resumed { .. }
+            | Self::BypassStarted { .. }
+            | Self::BypassEnded { .. }
+            | Self::HoldStarted { .. }
+            | Self::HoldEnded { .. } => self.order(f),
             Self::Flipped { stream, providers, family, source, before, after, reason } => {
                 let (before, after) = (Percent(*before), Percent(*after));
                 let at = if providers.is_empty() { "" } else { " at " };
@@ -55,7 +43,9 @@ impl fmt::Display for EventKind {
             | Self::ListBack { .. }
             | Self::ListUnknown { .. }
             | Self::DnsLost { .. }
-            | Self::DnsRestored { .. } => self.reputation(f),
+            | Self::DnsRestored { .. }
+            | Self::Port25Blocked { .. }
+            | Self::Port25Open { .. } => self.reputation(f),
             Self::CarriedOver { moved, ended } => {
                 write!(
                     f,
@@ -105,6 +95,25 @@ impl fmt::Display for EventKind {
 }
 
 impl EventKind {
+    /// What the operator said, in words.
+    fn order(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Suspended { source, address, why, until } => {
+                write!(f, "{source} ({address}) suspended{}: {why}", Until(*until))
+            }
+            Self::Resumed { source, address, why } => write!(f, "{source} ({address}) resumed: {why}"),
+            Self::BypassStarted { stream, why, until } => {
+                write!(f, "stream {stream} is left alone{}: {why}", Until(Some(*until)))
+            }
+            Self::BypassEnded { stream, why } => write!(f, "stream {stream} is steered again: {why}"),
+            Self::HoldStarted { why, until } => {
+                write!(f, "on hold{}: no share moves by itself: {why}", Until(*until))
+            }
+            Self::HoldEnded { why } => write!(f, "off hold, shares move again: {why}"),
+            _ => Ok(()),
+        }
+    }
+
     /// What is believed, in words.
     fn belief(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -131,9 +140,15 @@ impl EventKind {
 }
 
 impl EventKind {
-    /// What replies, DNS lists and the DNS itself said, in words.
+    /// What replies, DNS lists, the DNS itself and the preflight said, in words.
     fn reputation(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
+            Self::Port25Blocked { source, address, why } => {
+                write!(f, "{source} ({address}): port 25 is blocked on the way out: {why}")
+            }
+            Self::Port25Open { source, address } => {
+                write!(f, "{source} ({address}): port 25 is open on the way out")
+            }
             Self::FuseBlown { stream, source, address, blown } => write!(
                 f,
                 "the fuse of {stream} at {source} ({address}) is blown: {blown}. Its share is refused and not moved; see who \

@@ -138,7 +138,7 @@ pub fn at(known: &Known, domain: &str) -> Result<There, Stop> {
 }
 
 fn looks_like(text: &str) -> bool {
-    let plain: String = text.chars().filter(|c| c.is_ascii_alphanumeric()).take(8).collect();
+    let plain: String = text.chars().filter(char::is_ascii_alphanumeric).take(8).collect();
     plain.to_ascii_lowercase().contains("dmarc")
 }
 

@@ -211,7 +211,7 @@ impl Learner {
         match (query, answer) {
             (Query::Mx(_), Answer::Hosts(names)) => names.iter().for_each(|name| self.listed(name, now)),
             (Query::Addresses(name, family), Answer::Addresses(found)) => {
-                self.heard(name, *family, found, now)
+                self.heard(name, *family, found, now);
             }
             (Query::Addresses(name, family), _) => self.heard(name, *family, &[], now),
             (Query::Mx(_), _) => {}
