@@ -6,8 +6,10 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use mailsteer_tests::alertmanager::amtool;
+use mailsteer_tests::dns::{Dns, Records};
 use mailsteer_tests::prometheus::{Prometheus, promtool};
-use mailsteer_tests::scene::METRICS;
+use mailsteer_tests::scene::{CONFIG, METRICS};
+use mailsteer_tests::topology::DNS;
 use mailsteer_tests::{Options, Scene, poll};
 
 /// Counters are read every two seconds and scraped every second.
@@ -37,6 +39,10 @@ fn prometheus_scrapes_every_metric_and_its_sums_are_the_connections_made() {
     // Nobody answers there: lists are set aside, hooks are not told, and both have their series.
     let more = "[lists]\nresolver = \"127.0.0.1:5353\"\n[hook.nobody]\nurl = \"http://127.0.0.1:5354/\"\n";
     let scene = Scene::new(Options::default(), more).unwrap();
+    // There is no name at all: every check that looks for one fails, and has its series.
+    let nameless = Dns::start(&scene.lab.world, &Records::default()).unwrap();
+    let dns = format!("[dns]\nresolver = \"{DNS}\"\n[domain.\"example.com\"]\n");
+    scene.agent.reload(&format!("{CONFIG}\n{more}{dns}")).unwrap();
     let prometheus = Prometheus::start(&scene.lab, METRICS).unwrap();
     let report = scene.load(200, CONNECTIONS).unwrap().run(&scene.lab.mail).unwrap();
     assert_eq!((report.attempts, report.ok), (CONNECTIONS, CONNECTIONS), "{report:?}");
@@ -75,7 +81,7 @@ fn prometheus_scrapes_every_metric_and_its_sums_are_the_connections_made() {
     let text = scene.agent.metrics(METRICS).unwrap();
     let (content, said) = promtool(&["check", "metrics"], &root(), &text).unwrap();
     assert!(content && said.is_empty(), "{said}");
-    drop(prometheus);
+    drop((prometheus, nameless));
     scene.close().unwrap();
 }
 

@@ -334,6 +334,7 @@ mod tests {
     use jiff::Timestamp;
     use mailsteer_core::config::{self, HostView};
     use mailsteer_core::decide::{self, World};
+    use mailsteer_core::signal::dns::{Check, Dnssec, Report, Row};
 
     use super::*;
     use crate::api::view::Locks;
@@ -419,6 +420,30 @@ mod tests {
         assert!(!text.contains("\nmailsteer_unfollowed_total "));
         let of = "mailsteer_stream_connections_total{outcome=\"refused\",stream=\"s7\"} 2000\n";
         assert!(text.contains(of), "what the table counts is there");
+    }
+
+    #[test]
+    fn a_dns_check_of_which_nothing_is_known_has_no_series() {
+        let shared = a_thousand_sources_in_64_lanes();
+        let checked = |check, outcome| Checked { check, outcome, what: String::new(), advice: String::new() };
+        let checks = vec![
+            checked(Check::Ptr, Verdict::Ok),
+            checked(Check::Forward, Verdict::Failed),
+            checked(Check::Spf, Verdict::Unknown),
+        ];
+        let address = IpAddr::from([192, 0, 2, 1]);
+        let source = Row { name: "main-1".into(), address, checks, dnssec: Dnssec::Unsigned };
+        shared.set_dns(Report { sources: vec![source], domains: vec![] });
+        let source: Arc<dyn MetricsSource> = Arc::new(Source::new(shared));
+        let text = render(&source).unwrap();
+        let of = |line: &&str| line.starts_with("mailsteer_dns_check{");
+        assert_eq!(
+            text.lines().filter(of).collect::<Vec<_>>(),
+            [
+                "mailsteer_dns_check{check=\"forward\",source=\"main-1\"} 0",
+                "mailsteer_dns_check{check=\"ptr\",source=\"main-1\"} 1"
+            ]
+        );
     }
 
     #[test]

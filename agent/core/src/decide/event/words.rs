@@ -55,6 +55,32 @@ impl fmt::Display for EventKind {
             Self::Exhausted { stream, family } => {
                 write!(f, "{stream} {family}: no source of its pool is eligible")
             }
+            Self::TableRepaired { .. } | Self::GuardFirstAgain { .. } => self.repair(f),
+            Self::Disturbed { what: said }
+            | Self::StateDamaged { what: said }
+            | Self::StateFailed { why: said } => f.write_str(said),
+            Self::StateRecovered => f.write_str("state is written to the disk again"),
+            Self::ClockJumped { by } => write!(
+                f,
+                "the clock was set {} by {:#}: what was said for a time still lasts as long; earlier times are by the \
+                 old clock",
+                if by.is_negative() { "back" } else { "ahead" },
+                SignedDuration::from_secs(
+                    by.abs().saturating_add(SignedDuration::from_millis(500)).as_secs()
+                ),
+            ),
+            Self::ActionFailed { action, error } => write!(f, "{action} failed and is tried again: {error}"),
+            Self::ConfigRefused { errors } => {
+                write!(f, "the new config has {errors} errors and was refused; the old one stays")
+            }
+        }
+    }
+}
+
+impl EventKind {
+    /// What strangers did and was put right, in words.
+    fn repair(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
             Self::TableRepaired { what, program, pid, healed, unguarded_ms } => {
                 let who = program.as_deref().unwrap_or("somebody");
                 write!(f, "{what} by {who}")?;
@@ -73,23 +99,7 @@ impl fmt::Display for EventKind {
                 "a stranger's program stood before the guard on {interface} and could have let mail past it; the \
                  guard is first again"
             ),
-            Self::Disturbed { what } => f.write_str(what),
-            Self::StateFailed { why } => f.write_str(why),
-            Self::StateRecovered => f.write_str("state is written to the disk again"),
-            Self::StateDamaged { what } => f.write_str(what),
-            Self::ClockJumped { by } => write!(
-                f,
-                "the clock was set {} by {:#}: what was said for a time still lasts as long; earlier times are by the \
-                 old clock",
-                if by.is_negative() { "back" } else { "ahead" },
-                SignedDuration::from_secs(
-                    by.abs().saturating_add(SignedDuration::from_millis(500)).as_secs()
-                ),
-            ),
-            Self::ActionFailed { action, error } => write!(f, "{action} failed and is tried again: {error}"),
-            Self::ConfigRefused { errors } => {
-                write!(f, "the new config has {errors} errors and was refused; the old one stays")
-            }
+            _ => Ok(()),
         }
     }
 }
