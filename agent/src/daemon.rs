@@ -5,6 +5,7 @@
 //! not: decide. When the agent stops, by a signal or by SIGKILL, table and guard stay: only `teardown` takes them
 //! away.
 
+mod claims;
 mod clock;
 mod compliance;
 mod config;
@@ -16,6 +17,7 @@ mod disturbances;
 mod file;
 mod hooks;
 mod journal;
+mod learner;
 mod lister;
 mod metrics;
 mod outcomes;
@@ -123,6 +125,11 @@ async fn serve(options: Options) -> Result<()> {
     let (dns, wanted) = tokio_watch::channel(compliance::Wanted::default());
     outside.dns = Some(dns);
     compliance::spawn(&tasks, &stop, wanted, Arc::clone(&shared), triggers.downgrade());
+    let (learning, wanted) = tokio_watch::channel(None);
+    outside.learning = Some(learning);
+    let known = learner::kept(&options.state);
+    let learned = learner::learned(config.config.learning.as_ref(), &known, jiff::Timestamp::now());
+    learner::spawn(&tasks, &stop, wanted, known, Arc::clone(&shared), triggers.downgrade());
     outside.prober = Some(Prober::new(tasks.clone(), stop.clone(), triggers.downgrade()));
     let text = config.text.clone();
     let mut reconciler = Reconciler::open(
@@ -134,6 +141,7 @@ async fn serve(options: Options) -> Result<()> {
         ours,
         outside,
     )?;
+    reconciler.learn(learned);
     reconciler.reconcile_first().await;
     config::keep(&options.state, &text).await;
 
@@ -175,7 +183,15 @@ fn outside(config: &Config, manager: Manager) -> (Outside, api::Door) {
     let access = api::Access::new(config.control.clone());
     let (tell, steering) = tokio_watch::channel(false);
     (
-        Outside { access: access.clone(), steering: tell, manager, prober: None, lists: None, dns: None },
+        Outside {
+            access: access.clone(),
+            steering: tell,
+            manager,
+            prober: None,
+            lists: None,
+            dns: None,
+            learning: None,
+        },
         api::Door { access, steering },
     )
 }
@@ -207,9 +223,12 @@ pub fn boot(options: &Options) -> Result<()> {
         let (store, kept) = Store::open_at_boot(&options.state, loaded.config.retention);
         let shared = Arc::new(shared::Shared::new(options.clone(), store, kept.events));
         shared.look_at_state();
+        let known = learner::kept(&options.state);
+        let learned = learner::learned(loaded.config.learning.as_ref(), &known, jiff::Timestamp::now());
         let (said, ours) = ((kept.word, kept.beliefs), Ours::default());
         let mut reconciler =
             Reconciler::open(options, paths, loaded, said, Arc::clone(&shared), ours, outside)?;
+        reconciler.learn(learned);
         reconciler.reconcile_first().await;
         // Nothing is read here: what the kernel counts is for the agent to take in.
         shared.store.finish(kept.checkpoint);

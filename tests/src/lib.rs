@@ -23,6 +23,7 @@ pub mod host_state;
 pub mod lab;
 pub mod listserver;
 pub mod load;
+pub mod mmdb;
 pub mod mta;
 pub mod netns;
 pub mod ordeal;

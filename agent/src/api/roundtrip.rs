@@ -164,13 +164,13 @@ filled! {
     EventRow { number, time, kind, subject, text, evidence }
     Who { uid, gid, cgroup, tag, subnet, mark, via }
     Destination { address, port }
-    Explanation { who, destination, not_steered, streams, provider, pool, family, sources, result, assumed, stream, fate, share }
+    Explanation { who, destination, not_steered, streams, provider, provider_by, pool, family, sources, result, assumed, stream, fate, share }
     StreamStep { stream, matched, why }
     SourceStep { source, address, tier, share, why }
     PlanRow { text, action }
     ReloadReport { file, changed, warnings }
     Done { text, changed }
-    OutcomeReport { time, destination, source, stream, pid, local_port, reply, complaint }
+    OutcomeReport { time, destination, host, source, stream, pid, local_port, reply, complaint }
     OutcomesTaken { joined, ambiguous, unknown, refused, sources }
     Report { from, to, kept_since, rows, notes }
     ReportRow { source, public, attempts, established, accepted, deferred, blocked, bounced, complaints, listed, listed_seconds, flips }

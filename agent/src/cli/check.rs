@@ -9,7 +9,7 @@ use anyhow::{Context, Result, bail};
 use mailsteer_core::config::{self, Checked, Config, HostView, Problem};
 
 use super::commands::put;
-use super::host_view::{LISTS, REPLIES, host_view, table_beside};
+use super::host_view::{LISTS, PROVIDERS, REPLIES, host_view, table_beside};
 use super::render::Style;
 
 /// Shows every problem of a file; 1 where there are errors.
@@ -19,6 +19,7 @@ pub(super) fn check(file: &Path, away: bool, json: bool, style: Style) -> Result
         HostView {
             lists: table_beside(file, LISTS),
             replies: table_beside(file, REPLIES),
+            providers: table_beside(file, PROVIDERS),
             ..HostView::default()
         }
     } else {

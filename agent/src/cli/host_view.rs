@@ -7,10 +7,10 @@ use std::collections::BTreeMap;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use mailsteer_core::config::HostView;
+use mailsteer_core::config::{CountryNetworks, HostView, countries_asked};
 use mailsteer_core::model::Host;
 
-use crate::observe::Looker;
+use crate::observe::{Looker, countries};
 
 /// This host's users or groups cannot be read.
 #[derive(Debug, thiserror::Error)]
@@ -31,6 +31,8 @@ pub(crate) fn host_view(file: &Path) -> anyhow::Result<HostView> {
         host: Some(host),
         lists: table_beside(file, LISTS),
         replies: table_beside(file, REPLIES),
+        providers: table_beside(file, PROVIDERS),
+        countries: countries_of(file),
         ..users_and_groups()?
     })
 }
@@ -39,6 +41,14 @@ pub(crate) fn host_view(file: &Path) -> anyhow::Result<HostView> {
 pub(crate) const LISTS: &str = "lists.toml";
 /// The operator's own table of rules for replies.
 pub(crate) const REPLIES: &str = "replies.toml";
+
+/// The operator's own table of providers.
+pub(crate) const PROVIDERS: &str = "providers.toml";
+
+/// What the database of countries has of those that the config asks for; `None`: it asks for none, or cannot be read itself.
+pub(crate) fn countries_of(config: &Path) -> Option<Result<CountryNetworks, String>> {
+    countries_asked(&std::fs::read_to_string(config).ok()?).map(|asked| countries::read(&asked))
+}
 
 /// A table of the operator's own: beside the config. One that is there and cannot be read is no table, and says so.
 pub(crate) fn table_beside(config: &Path, name: &str) -> Option<(String, String)> {

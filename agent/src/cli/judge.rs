@@ -91,6 +91,7 @@ mod tests {
             not_steered: None,
             streams: vec![],
             provider: Some("other".into()),
+            provider_by: None,
             pool: Some("main".into()),
             family: Family::V4,
             sources: vec![SourceStep {

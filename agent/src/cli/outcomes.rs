@@ -31,8 +31,17 @@ pub(super) async fn report(client: &mut Client, args: OutcomeArgs) -> Result<Out
     let OutcomeArgs { destination, source, stream, pid, local_port, complaint, reply, .. } = args;
     if let Some(destination) = destination {
         let reply = reply.unwrap_or_default();
-        let one =
-            OutcomeReport { time: None, destination, source, stream, pid, local_port, reply, complaint };
+        let one = OutcomeReport {
+            time: None,
+            destination,
+            host: None,
+            source,
+            stream,
+            pid,
+            local_port,
+            reply,
+            complaint,
+        };
         add(&mut sum, client.report_outcomes(vec![one]).await?);
         return Ok(sum);
     }
@@ -138,6 +147,7 @@ impl Read {
                 let report = OutcomeReport {
                     time: one.at,
                     destination: one.destination,
+                    host: one.host.clone(),
                     source: None,
                     stream: None,
                     pid: one.pid,

@@ -8,11 +8,13 @@ use jiff::civil::Date;
 use jiff::tz::TimeZone;
 use mailsteer_core::config::{self, Config, HostView, Problem};
 use mailsteer_core::signal::lists::{self, ListTable};
+use mailsteer_core::signal::providers::{self, ProviderTable};
 use mailsteer_core::signal::reply::{DEFAULT, ReplyTable};
 use thiserror::Error;
 use tracing::warn;
 
-use crate::cli::host_view::{LISTS, NamesError, REPLIES, table_beside, users_and_groups};
+use crate::cli::host_view::{LISTS, NamesError, PROVIDERS, REPLIES, table_beside, users_and_groups};
+use crate::observe::countries;
 
 /// Why a config is not in force.
 #[derive(Debug, Error)]
@@ -89,7 +91,13 @@ async fn read(path: &Path) -> Result<String, LoadError> {
 fn judge(path: &Path, beside: &Path, text: String, loaded_at: Timestamp) -> Result<Loaded, LoadError> {
     let own = table_beside(beside, REPLIES);
     let replies = own.as_ref().and_then(|(name, text)| ReplyTable::load(name, text).table);
-    let view = HostView { lists: table_beside(beside, LISTS), replies: own, ..users_and_groups()? };
+    let view = HostView {
+        lists: table_beside(beside, LISTS),
+        replies: own,
+        providers: table_beside(beside, PROVIDERS),
+        countries: config::countries_asked(&text).map(|asked| countries::read(&asked)),
+        ..users_and_groups()?
+    };
     let checked = config::load(&path.display().to_string(), &text, &view);
     let (errors, warnings): (Vec<Problem>, Vec<Problem>) =
         checked.problems.into_iter().partition(Problem::is_error);
@@ -104,6 +112,13 @@ fn judge(path: &Path, beside: &Path, text: String, loaded_at: Timestamp) -> Resu
                 let table = ListTable::load(name, text).table;
                 let stale = table.as_ref().map(|table| table.stale(day(loaded_at))).unwrap_or_default();
                 warnings.extend(old("DNS lists", &stale, LISTS));
+            }
+            if config.learning.is_some() {
+                let own = view.providers.as_ref();
+                let (name, text) = own.map_or((PROVIDERS, providers::DEFAULT), |(name, text)| (name, text));
+                let table = ProviderTable::load(name, text).table;
+                let stale = table.as_ref().map(|table| table.stale(day(loaded_at))).unwrap_or_default();
+                warnings.extend(old("groups of providers", &stale, PROVIDERS));
             }
             Ok(Loaded { config, text, warnings, replies, loaded_at })
         }

@@ -10,6 +10,7 @@ use futures_util::StreamExt as _;
 use jiff::tz::TimeZone;
 use jiff::{SignedDuration, Timestamp};
 use mailsteer_core::decide::{Command, OperatorError};
+use mailsteer_core::signal::providers::Claim;
 use tokio::sync::{broadcast, mpsc, oneshot};
 
 use super::config::LoadError;
@@ -198,6 +199,10 @@ impl Control for Handle {
             return Err(ControlError::Invalid(format!("at most {MOST_OUTCOMES} outcomes at once")));
         }
         let published = self.published()?;
+        let claims = outcomes
+            .iter()
+            .filter_map(|report| Some(Claim { host: report.host.clone()?, address: report.destination }));
+        self.shared.claims.add(claims);
         let (delivered, taken) = self.shared.outcomes.take(outcomes, &published.world, Timestamp::now());
         if !delivered.is_empty() {
             self.shared.diary.delivered(&delivered, &published.world);

@@ -13,6 +13,7 @@ use mailsteer_core::signal::dns::{Checked, Outcome as Verdict};
 use mailsteer_core::signal::reply::Class;
 
 use super::counts::{Counts, Pair};
+use super::learner;
 use super::shared::{Published, Shared};
 use super::status;
 use crate::api::view::{SourceState, StreamMode};
@@ -43,6 +44,7 @@ impl MetricsSource for Source {
         samples.lists(&self.shared, &published);
         samples.dns(&self.shared);
         samples.hooks(&self.shared);
+        samples.receivers(&self.shared, &published);
         samples.connections(&published, &counts);
         samples.0
     }
@@ -163,9 +165,21 @@ impl Samples {
         }
     }
 
+    fn receivers(&mut self, shared: &Shared, published: &Published) {
+        for (provider, addresses) in published.decision.desired.receivers.iter() {
+            self.count(Metric::Receivers, &[provider], u64::try_from(addresses.len()).unwrap_or(u64::MAX));
+        }
+        let Some(standing) = shared.learning() else { return };
+        self.count(Metric::ReceiversDisputed, &[], u64::try_from(standing.conflicts).unwrap_or(u64::MAX));
+        self.count(Metric::NamesRefused, &[], standing.refused);
+        self.flag(Metric::NamesUp, learner::fault(&standing).is_none());
+    }
+
     fn streams(&mut self, published: &Published) {
         // A stream is in one mode at all providers.
-        for lane in published.decision.desired.lanes.iter().filter(|lane| lane.provider == OTHER) {
+        let mut told = BTreeSet::new();
+        let lanes = published.decision.desired.lanes.iter();
+        for lane in lanes.filter(|lane| told.insert(lane.stream.as_str())) {
             let (now, _) = status::mode(lane.steering);
             for mode in StreamMode::ALL {
                 self.add(Metric::Streams, &[&lane.stream, mode.as_str()], f64::from(u8::from(mode == now)));
@@ -223,6 +237,12 @@ impl Samples {
                     self.count(Metric::Connections, &[stream, "", outcome.as_str()], value);
                 }
             }
+        }
+        let attempted = |one: &(&str, Outcome)| one.1 == Outcome::Attempted;
+        let all: u64 = sums.providers.iter().filter(|(one, _)| attempted(one)).map(|(_, value)| value).sum();
+        if all > 0 {
+            let other = sums.providers.get(&(OTHER, Outcome::Attempted)).copied().unwrap_or_default();
+            self.add(Metric::OtherShare, &[], number(other) / number(all));
         }
         for (metric, by) in
             [(Metric::StreamConnections, &sums.streams), (Metric::ProviderConnections, &sums.providers)]

@@ -16,13 +16,14 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result};
 use jiff::Timestamp;
-use mailsteer_core::config::Config;
+use mailsteer_core::config::{Config, Learning};
 use mailsteer_core::decide::{Beliefs, Command, Decision, Observation, OperatorError, World};
 use mailsteer_core::model::{Delivered, Sign, Signal};
 use mailsteer_core::plan::Action;
 use mailsteer_core::signal::dns::DnsEvent;
 use mailsteer_core::signal::lists::ListEvent;
 use mailsteer_core::signal::port25::Try;
+use mailsteer_core::signal::providers::Learned;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
 use tracing::{debug, warn};
@@ -71,6 +72,8 @@ pub(super) enum Trigger {
     Tried(IpAddr, Vec<Try>),
     /// What the DNS says of sources and domains, where that changed.
     Dns(Vec<DnsEvent>),
+    /// Whose addresses are by name, all that is known of it.
+    Receivers(Arc<Learned>),
     /// Somebody touched our table, or may have.
     Table(TableChange),
     /// The operator said something.
@@ -95,6 +98,8 @@ pub(super) struct Outside {
     pub(super) lists: Option<watch::Sender<ListsWanted>>,
     /// Who looks at DNS compliance; nobody at boot.
     pub(super) dns: Option<watch::Sender<DnsWanted>>,
+    /// Who learns whose receivers are; nobody at boot.
+    pub(super) learning: Option<watch::Sender<Option<Learning>>>,
 }
 
 /// What a trigger asks for.
@@ -184,6 +189,13 @@ impl Reconciler {
             jumps,
             noted,
         })
+    }
+
+    /// Takes in whose addresses are by name.
+    pub(super) fn learn(&mut self, learned: Arc<Learned>) {
+        let now = self.now();
+        let events = self.world.apply(Observation::Receivers(learned), now);
+        self.tell(&events);
     }
 
     /// The first pass, before anybody can ask.
@@ -325,6 +337,7 @@ impl Reconciler {
                 let events = self.world.apply(Observation::Dns(said), now);
                 self.tell(&events);
             }
+            Trigger::Receivers(learned) => self.learn(learned),
             Trigger::Table(change) => {
                 debug!(what = %change.what, program = change.program.as_deref(), "the table was touched");
                 self.unread = true;

@@ -14,8 +14,10 @@ use mailsteer_core::decide::{Decision, Event, EventKind, World};
 use mailsteer_core::plan::Action;
 use mailsteer_core::signal::dns::Report;
 use mailsteer_core::signal::lists::Standing;
+use mailsteer_core::signal::providers::Standing as Learning;
 
 use super::Options;
+use super::claims::Claims;
 use super::counts::Counts;
 use super::diary::Diary;
 use super::disturbances::Disturbances;
@@ -98,6 +100,9 @@ pub(super) struct Shared {
     disturbances: Mutex<Disturbances>,
     lists: Mutex<Arc<Vec<ListNow>>>,
     dns: Mutex<Arc<Report>>,
+    learning: Mutex<Option<Learning>>,
+    /// Names of next hops that nobody looked up yet.
+    pub(super) claims: Claims,
     /// What became of messages.
     pub(super) outcomes: Outcomes,
     /// Who is told of events.
@@ -127,6 +132,8 @@ impl Shared {
             disturbances: Mutex::default(),
             lists: Mutex::default(),
             dns: Mutex::default(),
+            learning: Mutex::default(),
+            claims: Claims::default(),
             outcomes: Outcomes::default(),
             hooks: Hooks::default(),
             diary: Diary::default(),
@@ -182,6 +189,15 @@ impl Shared {
 
     pub(super) fn set_dns(&self, report: Report) {
         *self.dns.lock().unwrap_or_else(PoisonError::into_inner) = Arc::new(report);
+    }
+
+    /// How learning whose receivers are goes; `None` where nobody does.
+    pub(super) fn learning(&self) -> Option<Learning> {
+        self.learning.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    pub(super) fn set_learning(&self, learning: Option<Learning>) {
+        *self.learning.lock().unwrap_or_else(PoisonError::into_inner) = learning;
     }
 
     /// Lists that nobody looks at, in words.

@@ -3,10 +3,10 @@
 //! Owns: how world, decision and counters become a status and its tables. Must not: read the kernel itself; counts
 //! come from [`counts`](super::counts).
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
-use mailsteer_core::config::{OTHER, Pool, PoolSource, Tier};
+use mailsteer_core::config::{Pool, PoolSource, Tier};
 use mailsteer_core::decide::{Reason, State, World};
 use mailsteer_core::model::{Family, Lane, SlotTarget, Slots, Steering};
 
@@ -59,6 +59,7 @@ pub(super) fn status(shared: &Shared, published: &Published) -> Status {
             .chain(shared.lists_aside())
             .chain(dns_faults(world))
             .chain(shared.hooks.faults())
+            .chain(shared.learning().as_ref().and_then(super::learner::fault))
             .collect(),
         ..Status::default()
     };
@@ -86,12 +87,13 @@ fn dns_faults(world: &World) -> Vec<String> {
 
 /// Every stream: it is in one mode, and matched alike, at all providers.
 fn streams(world: &World, lanes: &[Lane]) -> Vec<StreamState> {
-    let elsewhere = lanes.iter().filter(|lane| lane.provider == OTHER);
-    let row = |other: &Lane| {
-        let of_stream: Vec<&Lane> = lanes.iter().filter(|lane| lane.stream == other.stream).collect();
-        stream(world, other, &of_stream)
+    let mut told = BTreeSet::new();
+    let first = lanes.iter().filter(|lane| told.insert(lane.stream.as_str()));
+    let row = |one: &Lane| {
+        let of_stream: Vec<&Lane> = lanes.iter().filter(|lane| lane.stream == one.stream).collect();
+        stream(world, one, &of_stream)
     };
-    elsewhere.map(row).collect()
+    first.map(row).collect()
 }
 
 fn stream(world: &World, lane: &Lane, of_stream: &[&Lane]) -> StreamState {

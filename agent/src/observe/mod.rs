@@ -3,6 +3,7 @@
 //! Owns: reading. Must not: change anything, or import `act`.
 
 pub mod bpf;
+pub mod countries;
 pub mod dns;
 pub mod doctor;
 pub mod init;

@@ -70,6 +70,11 @@ metrics! {
     StreamConnections Counter "mailsteer_stream_connections_total" ["stream", "outcome"] "Connections by stream and what became of them, over all sources.";
     ProviderConnections Counter "mailsteer_provider_connections_total" ["provider", "outcome"] "Connections by who receives and what became of them.";
     DnsDomainCheck Gauge "mailsteer_dns_domain_check" ["domain", "check"] "1 while a DNS check of a domain holds, 0 while it fails. Absent where a lookup failed, and where nobody looks.";
+    OtherShare Gauge "mailsteer_provider_other_ratio" [] "Share of connections, since counting began, to receivers of no provider, 0 to 1. Absent before the first.";
+    Receivers Gauge "mailsteer_receivers" ["provider"] "Addresses of receivers that are known by name, by whose they are.";
+    ReceiversDisputed Gauge "mailsteer_receivers_disputed" [] "Addresses that names of two providers lead to: nobody's. Absent where no names are looked up.";
+    NamesRefused Counter "mailsteer_names_refused_total" [] "Names of mail servers in logs that do not lead to the address beside them, and were not believed.";
+    NamesUp Gauge "mailsteer_names_up" [] "1 while the resolver answers what names of mail servers lead to; 0: what is known stays as it is.";
     SourceState Gauge "mailsteer_source_state" ["source", "state"] "1 for the state that a source is in.";
     SourceInfo Gauge "mailsteer_source_info" ["source", "public", "local", "pool"] "Always 1; the addresses and the pool of a source.";
     SourceListed Gauge "mailsteer_source_listed" ["source"] "On how many DNS lists a source's public address is. Absent where no list is asked.";

@@ -9,6 +9,7 @@ mod dnsrecords;
 mod doctor;
 mod init;
 mod packet;
+mod receivers;
 mod replies;
 mod state;
 
@@ -21,15 +22,17 @@ pub use packet::{bindings, helpers};
 pub type Target = fn(&[u8]);
 
 /// Every target.
-const TARGETS: [(&str, Target); 13] = [
+const TARGETS: &[(&str, Target)] = &[
     ("config", config::run),
     ("conntrack", mailsteer::fuzzing::conntrack),
+    ("countries", receivers::countries),
     ("dnsrecords", dnsrecords::run),
     ("doctor", doctor::run),
     ("init", init::run),
     ("logs", replies::logs),
     ("nf_tables", mailsteer::fuzzing::nf_tables),
     ("packet", packet::run),
+    ("receivers", receivers::run),
     ("replies", replies::run),
     ("rpc", rpc),
     ("rtnetlink", mailsteer::fuzzing::rtnetlink),

@@ -48,6 +48,8 @@ pub struct Explanation {
     pub streams: Vec<StreamStep>,
     /// Whose receiver the destination is; `None` where nothing is steered.
     pub provider: Option<String>,
+    /// By what that is known: a network, or the name that leads there.
+    pub provider_by: Option<String>,
     /// The pool of the stream that matched.
     pub pool: Option<String>,
     /// The family that the destination needs.

@@ -45,6 +45,10 @@ pub struct OutcomeReport {
     pub time: Option<Timestamp>,
     /// The receiver's address.
     pub destination: IpAddr,
+    /// The name of the receiver's mail server by which the MTA called it, as the MX record has it. It is looked up before it is
+    /// believed.
+    #[serde(default)]
+    pub host: Option<String>,
     /// The source by name or address; without it the connection is found by process, port, receiver and time.
     #[serde(default)]
     pub source: Option<String>,

@@ -97,6 +97,16 @@ impl Reconciler {
                 differs
             });
         }
+        if let Some(learning) = &self.outside.learning {
+            let wanted = &self.world.config().learning;
+            learning.send_if_modified(|last| {
+                let differs = last != wanted;
+                if differs {
+                    last.clone_from(wanted);
+                }
+                differs
+            });
+        }
         let desired = &self.decision.desired;
         let attached = self.executor.attached();
         let ways = desired.uplinks.iter().filter_map(|uplink| uplink.ifindex);

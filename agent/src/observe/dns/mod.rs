@@ -15,7 +15,9 @@ use hickory_resolver::net::runtime::TokioRuntimeProvider;
 use hickory_resolver::net::{DnsError, NetError};
 use hickory_resolver::proto::op::ResponseCode;
 use hickory_resolver::proto::rr::{Name, RData, RecordType};
+use mailsteer_core::model::Family;
 use mailsteer_core::signal::lists::Answer;
+use mailsteer_core::signal::providers::NameAnswer;
 
 pub use survey::survey;
 
@@ -81,6 +83,47 @@ impl Resolver {
         }
     }
 
+    /// The names of a domain's mail servers.
+    pub async fn mail_servers(&self, domain: &str) -> NameAnswer {
+        let name = match absolute(domain) {
+            Ok(name) => name,
+            Err(why) => return NameAnswer::Failed(why),
+        };
+        match self.library.lookup(name, RecordType::MX).await {
+            Ok(found) => {
+                let names = found.answers().iter().filter_map(|record| match &record.data {
+                    RData::MX(mx) => Some(mx.exchange.to_ascii()),
+                    _ => None,
+                });
+                NameAnswer::Hosts(names.collect())
+            }
+            Err(error) => name_failure(&error),
+        }
+    }
+
+    /// The addresses of a mail server in one family.
+    pub async fn addresses_of(&self, name: &str, family: Family) -> NameAnswer {
+        let name = match absolute(name) {
+            Ok(name) => name,
+            Err(why) => return NameAnswer::Failed(why),
+        };
+        let kind = match family {
+            Family::V4 => RecordType::A,
+            Family::V6 => RecordType::AAAA,
+        };
+        match self.library.lookup(name, kind).await {
+            Ok(found) => {
+                let addresses = found.answers().iter().filter_map(|record| match &record.data {
+                    RData::A(address) => Some(IpAddr::V4(address.0)),
+                    RData::AAAA(address) => Some(IpAddr::V6(address.0)),
+                    _ => None,
+                });
+                NameAnswer::Addresses(addresses.collect())
+            }
+            Err(error) => name_failure(&error),
+        }
+    }
+
     /// The first text of a name, as it may be shown.
     pub async fn words(&self, name: &str) -> Option<String> {
         let found = self.library.lookup(absolute(name).ok()?, RecordType::TXT).await.ok()?;
@@ -98,6 +141,13 @@ fn absolute(name: &str) -> Result<Name, String> {
     let mut name = Name::from_ascii(name).map_err(|error| format!("`{name}` is no name: {error}"))?;
     name.set_fqdn(true);
     Ok(name)
+}
+
+fn name_failure(error: &NetError) -> NameAnswer {
+    match failure(error) {
+        Answer::Failed(why) => NameAnswer::Failed(why),
+        Answer::Addresses(_) | Answer::NoSuchName => NameAnswer::Nothing,
+    }
 }
 
 fn failure(error: &NetError) -> Answer {
