@@ -14,6 +14,7 @@ mod control;
 mod counts;
 mod diary;
 mod disturbances;
+mod feeder;
 mod file;
 mod hooks;
 mod journal;
@@ -130,6 +131,9 @@ async fn serve(options: Options) -> Result<()> {
     let known = learner::kept(&options.state);
     let learned = learner::learned(config.config.learning.as_ref(), &known, jiff::Timestamp::now());
     learner::spawn(&tasks, &stop, wanted, known, Arc::clone(&shared), triggers.downgrade());
+    let (feeds, wanted) = tokio_watch::channel(feeder::Wanted::default());
+    outside.feeds = Some(feeds);
+    feeder::spawn(&tasks, &stop, wanted, Arc::clone(&shared), triggers.downgrade());
     outside.prober = Some(Prober::new(tasks.clone(), stop.clone(), triggers.downgrade()));
     let text = config.text.clone();
     let mut reconciler = Reconciler::open(
@@ -191,6 +195,7 @@ fn outside(config: &Config, manager: Manager) -> (Outside, api::Door) {
             lists: None,
             dns: None,
             learning: None,
+            feeds: None,
         },
         api::Door { access, steering },
     )

@@ -36,8 +36,9 @@ fn written_down() -> Vec<(String, Vec<String>)> {
 
 #[test]
 fn prometheus_scrapes_every_metric_and_its_sums_are_the_connections_made() {
-    // Nobody answers there: lists are set aside, hooks are not told, and both have their series.
-    let more = "[lists]\nresolver = \"127.0.0.1:5353\"\n[hook.nobody]\nurl = \"http://127.0.0.1:5354/\"\n";
+    // Nobody answers there: lists are set aside, hooks are not told, feeds are not read, and all have their series.
+    let more = "[lists]\nresolver = \"127.0.0.1:5353\"\n[hook.nobody]\nurl = \"http://127.0.0.1:5354/\"\n\
+                [feed.none]\nkind = \"json\"\nurl = \"http://127.0.0.1:5354/{address}\"\npointer = \"/a\"\ngood = 1\nbad = 0\n";
     let scene = Scene::new(Options::default(), more).unwrap();
     // There is no name at all: every check that looks for one fails, and has its series.
     let nameless = Dns::start(&scene.lab.world, &Records::default()).unwrap();

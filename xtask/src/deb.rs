@@ -37,6 +37,7 @@ const FILES: &[(&str, &str)] = &[
     ("README.md", "usr/share/doc/mailsteer/README.md"),
     ("docs/start.md", "usr/share/doc/mailsteer/start.md"),
     ("docs/config.md", "usr/share/doc/mailsteer/config.md"),
+    ("docs/feeds.md", "usr/share/doc/mailsteer/feeds.md"),
     ("docs/hooks.md", "usr/share/doc/mailsteer/hooks.md"),
     ("docs/operating.md", "usr/share/doc/mailsteer/operating.md"),
     ("docs/security.md", "usr/share/doc/mailsteer/security.md"),

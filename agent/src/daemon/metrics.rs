@@ -45,6 +45,7 @@ impl MetricsSource for Source {
         samples.dns(&self.shared);
         samples.hooks(&self.shared);
         samples.receivers(&self.shared, &published);
+        samples.feeds(&self.shared, &published);
         samples.connections(&published, &counts);
         samples.0
     }
@@ -173,6 +174,25 @@ impl Samples {
         self.count(Metric::ReceiversDisputed, &[], u64::try_from(standing.conflicts).unwrap_or(u64::MAX));
         self.count(Metric::NamesRefused, &[], standing.refused);
         self.flag(Metric::NamesUp, learner::fault(&standing).is_none());
+    }
+
+    fn feeds(&mut self, shared: &Shared, published: &Published) {
+        let up = shared.feeds_up();
+        for (feed, is_up) in &up {
+            self.add(Metric::FeedUp, &[feed], f64::from(u8::from(*is_up)));
+        }
+        if up.is_empty() {
+            return;
+        }
+        let mut bad: BTreeMap<&str, u64> = BTreeMap::new();
+        for (_, source, _) in published.world.bad_words() {
+            *bad.entry(source).or_default() += 1;
+        }
+        let names: BTreeSet<&str> =
+            published.world.pool_sources().map(|source| source.name.as_str()).collect();
+        for name in names {
+            self.count(Metric::FeedBad, &[name], bad.get(name).copied().unwrap_or_default());
+        }
     }
 
     fn streams(&mut self, published: &Published) {

@@ -21,6 +21,7 @@ use mailsteer_core::decide::{Beliefs, Command, Decision, Observation, OperatorEr
 use mailsteer_core::model::{Delivered, Sign, Signal};
 use mailsteer_core::plan::Action;
 use mailsteer_core::signal::dns::DnsEvent;
+use mailsteer_core::signal::feeds::FeedEvent;
 use mailsteer_core::signal::lists::ListEvent;
 use mailsteer_core::signal::port25::Try;
 use mailsteer_core::signal::providers::Learned;
@@ -32,6 +33,7 @@ use super::Options;
 use super::clock::{Jumps, Noted};
 use super::compliance::Wanted as DnsWanted;
 use super::config::{LoadError, Loaded};
+use super::feeder::Wanted as FeedsWanted;
 use super::lister::Wanted as ListsWanted;
 use super::probing::Prober;
 use super::shared::Shared;
@@ -74,6 +76,8 @@ pub(super) enum Trigger {
     Dns(Vec<DnsEvent>),
     /// Whose addresses are by name, all that is known of it.
     Receivers(Arc<Learned>),
+    /// What feeds said.
+    Feeds(Vec<FeedEvent>),
     /// Somebody touched our table, or may have.
     Table(TableChange),
     /// The operator said something.
@@ -100,6 +104,8 @@ pub(super) struct Outside {
     pub(super) dns: Option<watch::Sender<DnsWanted>>,
     /// Who learns whose receivers are; nobody at boot.
     pub(super) learning: Option<watch::Sender<Option<Learning>>>,
+    /// Who fetches feeds; nobody at boot.
+    pub(super) feeds: Option<watch::Sender<FeedsWanted>>,
 }
 
 /// What a trigger asks for.
@@ -338,6 +344,11 @@ impl Reconciler {
                 self.tell(&events);
             }
             Trigger::Receivers(learned) => self.learn(learned),
+            Trigger::Feeds(said) => {
+                let now = self.now();
+                let events = self.world.apply(Observation::Feeds(said), now);
+                self.tell(&events);
+            }
             Trigger::Table(change) => {
                 debug!(what = %change.what, program = change.program.as_deref(), "the table was touched");
                 self.unread = true;

@@ -13,7 +13,8 @@ use jiff::{SignedDuration, Timestamp};
 use mailsteer_core::decide::{Decision, Event, EventKind, World};
 use mailsteer_core::plan::Action;
 use mailsteer_core::signal::dns::Report;
-use mailsteer_core::signal::lists::Standing;
+use mailsteer_core::signal::feeds::Standing;
+use mailsteer_core::signal::lists;
 use mailsteer_core::signal::providers::Standing as Learning;
 
 use super::Options;
@@ -76,7 +77,7 @@ pub(super) struct Tallies {
 #[derive(Clone, Debug)]
 pub(super) struct ListNow {
     pub(super) name: String,
-    pub(super) standing: Standing,
+    pub(super) standing: lists::Standing,
     /// Public addresses that are on it.
     pub(super) listed: Vec<IpAddr>,
 }
@@ -103,6 +104,8 @@ pub(super) struct Shared {
     learning: Mutex<Option<Learning>>,
     /// Names of next hops that nobody looked up yet.
     pub(super) claims: Claims,
+    /// How it goes with feeds, by name.
+    feeds: Mutex<BTreeMap<String, Standing>>,
     /// What became of messages.
     pub(super) outcomes: Outcomes,
     /// Who is told of events.
@@ -134,6 +137,7 @@ impl Shared {
             dns: Mutex::default(),
             learning: Mutex::default(),
             claims: Claims::default(),
+            feeds: Mutex::default(),
             outcomes: Outcomes::default(),
             hooks: Hooks::default(),
             diary: Diary::default(),
@@ -207,6 +211,40 @@ impl Shared {
             Some(format!("nobody looks whether sources are on {}: {why}", list.name))
         };
         self.lists().iter().filter_map(aside).collect()
+    }
+
+    fn feeds(&self) -> MutexGuard<'_, BTreeMap<String, Standing>> {
+        self.feeds.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// From now on these feeds are fetched; nothing is known of them yet.
+    pub(super) fn set_feeds(&self, names: impl Iterator<Item = String>) {
+        *self.feeds() = names.map(|name| (name, Standing::default())).collect();
+    }
+
+    /// How it goes with one, where it is fetched still.
+    pub(super) fn set_feed(&self, name: &str, standing: &Standing) {
+        if let Some(known) = self.feeds().get_mut(name) {
+            known.clone_from(standing);
+        }
+    }
+
+    /// Whether each feed can be read.
+    pub(super) fn feeds_up(&self) -> Vec<(String, bool)> {
+        self.feeds().iter().map(|(name, standing)| (name.clone(), standing.is_up())).collect()
+    }
+
+    /// Feeds that cannot be read, and what those that can say that is bad, in words.
+    pub(super) fn feed_faults(&self, world: &World) -> Vec<String> {
+        let failed = |(name, standing): (&String, &Standing)| {
+            Some(format!("feed {name} cannot be read: {}", standing.fault()?))
+        };
+        let mut faults: Vec<String> = self.feeds().iter().filter_map(failed).collect();
+        faults.extend(world.bad_words().map(|(feed, source, reading)| {
+            let (words, of) = (&reading.words, reading.at.strftime("%Y-%m-%d"));
+            format!("feed {feed} says of {source} as of {of}: {words}; no share moves for that")
+        }));
+        faults
     }
 
     /// What strangers do now, in words.

@@ -60,6 +60,7 @@ pub(super) fn status(shared: &Shared, published: &Published) -> Status {
             .chain(dns_faults(world))
             .chain(shared.hooks.faults())
             .chain(shared.learning().as_ref().and_then(super::learner::fault))
+            .chain(shared.feed_faults(world))
             .collect(),
         ..Status::default()
     };

@@ -6,6 +6,7 @@ pub mod bpf;
 pub mod countries;
 pub mod dns;
 pub mod doctor;
+pub mod feed;
 pub mod init;
 mod looker;
 pub mod net;

@@ -64,6 +64,7 @@ metrics! {
     ListUp Gauge "mailsteer_list_up" ["list"] "1 while a DNS list passes its tests; 0: it is set aside, and nobody looks whether sources are on it.";
     ListAnswers Counter "mailsteer_list_answers_total" ["list", "answer"] "Answers of DNS lists, test points included, by what they mean; unknown changes nothing.";
     FuseBlown Gauge "mailsteer_fuse_blown" ["stream"] "Sources whose fuse for a stream is blown: too much of what it sent from them came back.";
+    FeedUp Gauge "mailsteer_feed_up" ["feed"] "1 while a feed can be read; 0 after three tries that came to nothing, and then its last words stand.";
     HookDeliveries Counter "mailsteer_hook_deliveries_total" ["hook", "result"] "Events for a hook: delivered; failed and given up; to be tried again; dropped because too many waited; left out as a repeat.";
     Replies Counter "mailsteer_replies_total" ["provider", "class"] "Replies to messages by who received and what they ask for, as far as they could be joined to a source.";
     Unjoined Counter "mailsteer_replies_unjoined_total" ["why"] "Replies to messages that could be several connections', or no steered one's. They say nothing.";
@@ -79,13 +80,17 @@ metrics! {
     SourceInfo Gauge "mailsteer_source_info" ["source", "public", "local", "pool"] "Always 1; the addresses and the pool of a source.";
     SourceListed Gauge "mailsteer_source_listed" ["source"] "On how many DNS lists a source's public address is. Absent where no list is asked.";
     DnsCheck Gauge "mailsteer_dns_check" ["source", "check"] "1 while a DNS check of a source holds, 0 while it fails. Absent where a lookup failed, and where nobody looks.";
+    FeedBad Gauge "mailsteer_source_feed_bad" ["source"] "How many feeds say bad of a source, freshly enough to count. Absent where no feed is read.";
     Connections Counter "mailsteer_connections_total" ["stream", "source", "outcome"] "Connections by stream, source and what became of them.";
 }
 
 impl Metric {
     /// Whether it has series for each source: thousands, of which those at 0 say nothing that the others do not.
     const fn is_detail(self) -> bool {
-        matches!(self, Self::SourceState | Self::SourceInfo | Self::SourceListed | Self::Connections)
+        matches!(
+            self,
+            Self::SourceState | Self::SourceInfo | Self::SourceListed | Self::FeedBad | Self::Connections
+        )
     }
 }
 

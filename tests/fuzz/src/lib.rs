@@ -7,6 +7,7 @@
 mod config;
 mod dnsrecords;
 mod doctor;
+mod feeds;
 mod init;
 mod packet;
 mod receivers;
@@ -28,6 +29,7 @@ const TARGETS: &[(&str, Target)] = &[
     ("countries", receivers::countries),
     ("dnsrecords", dnsrecords::run),
     ("doctor", doctor::run),
+    ("feeds", feeds::run),
     ("init", init::run),
     ("logs", replies::logs),
     ("nf_tables", mailsteer::fuzzing::nf_tables),

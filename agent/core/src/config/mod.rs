@@ -18,7 +18,7 @@ pub(crate) use load::{document, finish};
 pub use problem::{CODES, Label, Problem, Severity};
 pub use schema::{reference, schema};
 pub use settings::{
-    Balance, Config, ControlAccess, CountryNetworks, DnsSettings, Domain, Ebpf, Fuse, Hook, HookWay,
-    HostView, Ipv6, Learning, ListSettings, Mode, OTHER, OnExhausted, OnFlip, OnRelapse, OwnTable, Plumbing,
-    Pool, PoolSource, Preflight, Provider, Retention, Safety, Stream, Tier, Uplink,
+    Balance, Config, ControlAccess, CountryNetworks, DnsSettings, Domain, Ebpf, Feed, FeedKind, Fuse, Hook,
+    HookWay, HostView, Ipv6, Learning, ListSettings, Mode, OTHER, OnExhausted, OnFlip, OnRelapse, OwnTable,
+    Plumbing, Pool, PoolSource, Preflight, Provider, Retention, Safety, Stream, Tier, Uplink,
 };

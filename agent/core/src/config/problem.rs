@@ -248,6 +248,7 @@ codes! {
     DNS_NEVER_CHECKED = "dns-never-checked",
     BAD_DOMAIN = "bad-domain",
     DOMAIN_WITHOUT_DNS = "domain-without-dns",
+    FEED_INVALID = "feed-invalid",
     HOOK_INVALID = "hook-invalid",
     UNKNOWN_EVENT = "unknown-event",
     SECRET_IN_CLEAR = "secret-in-clear",

@@ -58,6 +58,9 @@ table! {
         providers: RawProviders,
         /// Where the country of a receiver is looked up, for streams with `destination_country`.
         countries: RawCountries,
+        /// Feeds by name: what receivers and others publish of an address, hours to days late. A bad word never moves traffic; it
+        /// keeps an isolated source from coming back.
+        feed: Keyed<RawFeed>,
         /// Uplinks by name: interface and gateway by which mail leaves. None: found by the default routes.
         uplink: Keyed<RawUplink>,
         /// Providers by name: who receives. What is believed of a source at one provider leaves the others alone; receivers
@@ -341,6 +344,52 @@ table! {
 }
 
 table! {
+    /// What is published of the pools' addresses, and where. docs/feeds.md says what follows from it.
+    #[schemars(rename = "Feed")]
+    pub(crate) struct RawFeed {
+        /// `"snds"`: Microsoft's Smart Network Data Services; `"json"`: a number out of any JSON that is served by HTTP.
+        #[schemars(required)]
+        kind: Word<FeedWord>,
+        /// Where it is; `{key}` and, for `"json"`, `{address}` stand where those belong. For `"snds"` Microsoft's by default.
+        url: String,
+        /// Where SNDS says which addresses it blocks; Microsoft's by default, and nowhere where another `url` is written.
+        status_url: String,
+        /// The file that holds the key, or the name of a systemd credential. Read anew each time, never shown.
+        key_file: String,
+        /// The header that bears the key, where it does not stand in the URL.
+        key_header: String,
+        /// Certificates to trust in place of the host's own, as PEM.
+        ca_file: String,
+        /// The provider whose opinion it is: only a return there is held. Without it, every return.
+        provider: String,
+        /// Minutes from one look to the next.
+        #[schemars(extend("default" = 360))]
+        interval_minutes: i64,
+        /// Days for which a bad word counts, from the day that it is about.
+        #[schemars(extend("default" = 3))]
+        max_age_days: i64,
+        /// How long an answer may take.
+        #[schemars(extend("default" = 30))]
+        timeout_seconds: i64,
+        /// Where the number stands in the JSON, by RFC 6901.
+        pointer: String,
+        /// From which number on an address is good; above `bad`: more is better, else less is.
+        good: f64,
+        /// From which number on it is bad.
+        bad: f64,
+    }
+}
+
+/// What a feed is.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum FeedWord {
+    /// Microsoft's tables.
+    Snds,
+    /// Any JSON.
+    Json,
+}
+
+table! {
     /// An interface and gateway by which mail leaves the host.
     #[schemars(rename = "Uplink")]
     pub(crate) struct RawUplink {
@@ -569,6 +618,10 @@ impl JsonSchema for RawSource {
 impl Words for Check {
     const WORDS: &'static [(&'static str, Self)] =
         &[("ptr", Self::Ptr), ("forward", Self::Forward), ("ehlo", Self::Ehlo), ("spf", Self::Spf)];
+}
+
+impl Words for FeedWord {
+    const WORDS: &'static [(&'static str, Self)] = &[("snds", Self::Snds), ("json", Self::Json)];
 }
 
 impl Words for ModeWord {

@@ -65,6 +65,7 @@ pub fn reference() -> String {
         ("A source as a table, in `addresses` and `spare`", Some("Source")),
         ("[stream.NAME]", Some("Stream")),
         ("[hook.NAME]", Some("Hook")),
+        ("[feed.NAME]", Some("Feed")),
     ];
     for (title, definition) in parts {
         let part = definition.map_or(&schema, |name| &schema["$defs"][name]);

@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::model::LaneMatch;
 use crate::signal::dns::Check;
+use crate::signal::feeds::JsonRule;
 use crate::signal::lists::{List, Pace};
 use crate::signal::providers::Wanted;
 
@@ -46,6 +47,8 @@ pub struct Config {
     pub dns: Option<DnsSettings>,
     /// Who is told of events, in file order.
     pub hooks: Vec<Hook>,
+    /// What is published of addresses, in file order.
+    pub feeds: Vec<Feed>,
     /// Uplinks as configured; empty: found by the default routes.
     pub uplinks: Vec<Uplink>,
     /// Providers in file order, then the groups of the table; what no one has is [`OTHER`].
@@ -436,6 +439,46 @@ pub enum HookWay {
     Command(Vec<String>),
 }
 
+/// What is published of the pools' addresses.
+#[derive(Clone, PartialEq, Debug)]
+pub struct Feed {
+    /// Its name.
+    pub name: String,
+    /// What it is, and where.
+    pub kind: FeedKind,
+    /// The file or credential that holds the key, and the header that bears it; none: it stands in the URL.
+    pub key: Option<(String, Option<String>)>,
+    /// Certificates to trust in place of the host's.
+    pub ca: Option<String>,
+    /// Whose opinion it is; `None`: everybody's.
+    pub provider: Option<String>,
+    /// From one look to the next.
+    pub interval: SignedDuration,
+    /// How long a bad word counts.
+    pub max_age: SignedDuration,
+    /// How long an answer may take.
+    pub timeout: SignedDuration,
+}
+
+/// What a feed is. URLs with places for the key and for an address.
+#[derive(Clone, PartialEq, Debug)]
+pub enum FeedKind {
+    /// Microsoft's tables.
+    Snds {
+        /// Of days.
+        data: String,
+        /// Of blocks.
+        status: Option<String>,
+    },
+    /// A JSON for each address.
+    Json {
+        /// Where.
+        url: String,
+        /// What is looked for in it.
+        rule: JsonRule,
+    },
+}
+
 /// An uplink.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Uplink {
@@ -488,6 +531,7 @@ impl Config {
             preflight: None,
             dns: None,
             hooks: vec![],
+            feeds: vec![],
             uplinks: vec![],
             providers: vec![],
             learning: None,

@@ -1,6 +1,7 @@
 //! What happened, as data that can be kept, shown and explained.
 
 mod alarm;
+mod names;
 mod words;
 
 use std::net::IpAddr;
@@ -237,6 +238,57 @@ pub enum EventKind {
         /// The check.
         check: Check,
     },
+    /// A feed says bad of an address: nothing moves for that.
+    FeedBad {
+        /// The feed.
+        feed: String,
+        /// The source's name.
+        source: String,
+        /// Its public address.
+        address: IpAddr,
+        /// In the feed's words.
+        words: String,
+        /// Of which time it tells.
+        of: Timestamp,
+    },
+    /// A feed says no more that it is bad.
+    FeedBetter {
+        /// The feed.
+        feed: String,
+        /// The source's name.
+        source: String,
+        /// Its public address.
+        address: IpAddr,
+        /// In the feed's words.
+        words: String,
+    },
+    /// A feed cannot be read, and not for the first time.
+    FeedFailed {
+        /// The feed.
+        feed: String,
+        /// Why.
+        why: String,
+    },
+    /// It can again.
+    FeedBack {
+        /// The feed.
+        feed: String,
+    },
+    /// The time of an isolation is over, and a feed's word keeps the source from coming back.
+    ReturnHeld {
+        /// The source's name.
+        source: String,
+        /// Its address on this host.
+        address: IpAddr,
+        /// The provider; `*` for every one.
+        provider: String,
+        /// The feed.
+        feed: String,
+        /// In its words.
+        words: String,
+        /// When that counts no more.
+        until: Timestamp,
+    },
     /// Several sources of one network were isolated at a provider within an hour: so is all of it, and its mail is refused.
     NetworkIsolated {
         /// The /24 or /48.
@@ -327,85 +379,4 @@ pub enum EventKind {
         /// How many errors it has.
         errors: usize,
     },
-}
-
-impl EventKind {
-    /// The word for it in answers and metrics.
-    #[must_use]
-    pub const fn name(&self) -> &'static str {
-        match self {
-            Self::ConfigLoaded { .. } => "config-loaded",
-            Self::SourceEligible { .. } => "source-eligible",
-            Self::SourceIneligible { .. } => "source-ineligible",
-            Self::Port25Blocked { .. } => "port25-blocked",
-            Self::Port25Open { .. } => "port25-open",
-            Self::Suspended { .. } => "suspended",
-            Self::Resumed { .. } => "resumed",
-            Self::BypassStarted { .. } => "bypass-started",
-            Self::BypassEnded { .. } => "bypass-ended",
-            Self::HoldStarted { .. } => "hold-started",
-            Self::HoldEnded { .. } => "hold-ended",
-            Self::Flipped { .. } => "flipped",
-            Self::Verdict { .. } => "verdict",
-            Self::FlipWithheld { .. } => "flip-withheld",
-            Self::NetworkIsolated { .. } => "network-isolated",
-            Self::FuseBlown { .. } => "fuse-blown",
-            Self::FuseHot { .. } => "fuse-hot",
-            Self::Listed { .. } => "listed",
-            Self::Delisted { .. } => "delisted",
-            Self::ListSetAside { .. } => "list-set-aside",
-            Self::ListBack { .. } => "list-back",
-            Self::ListUnknown { .. } => "list-unknown",
-            Self::DnsLost { .. } => "dns-lost",
-            Self::DnsRestored { .. } => "dns-restored",
-            Self::CarriedOver { .. } => "carried-over",
-            Self::Exhausted { .. } => "exhausted",
-            Self::TableRepaired { .. } => "table-repaired",
-            Self::GuardFirstAgain { .. } => "guard-first-again",
-            Self::Disturbed { .. } => "disturbed",
-            Self::ActionFailed { .. } => "action-failed",
-            Self::StateFailed { .. } => "state-failed",
-            Self::StateRecovered => "state-recovered",
-            Self::StateDamaged { .. } => "state-damaged",
-            Self::ClockJumped { .. } => "clock-jumped",
-            Self::ConfigRefused { .. } => "config-refused",
-        }
-    }
-
-    /// Whom or what it is about.
-    #[must_use]
-    pub fn subject(&self) -> &str {
-        match self {
-            Self::ConfigLoaded { .. } | Self::ConfigRefused { .. } => "config",
-            Self::SourceEligible { source, .. }
-            | Self::SourceIneligible { source, .. }
-            | Self::Port25Blocked { source, .. }
-            | Self::Port25Open { source, .. }
-            | Self::Suspended { source, .. }
-            | Self::Verdict { source, .. }
-            | Self::FlipWithheld { source, .. }
-            | Self::Listed { source, .. }
-            | Self::Delisted { source, .. }
-            | Self::Resumed { source, .. } => source,
-            Self::BypassStarted { stream, .. }
-            | Self::BypassEnded { stream, .. }
-            | Self::Flipped { stream, .. }
-            | Self::FuseBlown { stream, .. }
-            | Self::FuseHot { stream, .. }
-            | Self::Exhausted { stream, .. } => stream,
-            Self::HoldStarted { .. } | Self::HoldEnded { .. } => "hold",
-            Self::NetworkIsolated { provider, .. } => provider,
-            Self::ListSetAside { list, .. } | Self::ListBack { list } | Self::ListUnknown { list, .. } => {
-                list
-            }
-            Self::DnsLost { name, .. } | Self::DnsRestored { name, .. } => name,
-            Self::CarriedOver { .. } => "connections",
-            Self::TableRepaired { .. } => "table",
-            Self::GuardFirstAgain { interface } => interface,
-            Self::Disturbed { .. } => "host",
-            Self::ActionFailed { .. } => "agent",
-            Self::StateFailed { .. } | Self::StateRecovered | Self::StateDamaged { .. } => "state",
-            Self::ClockJumped { .. } => "clock",
-        }
-    }
 }

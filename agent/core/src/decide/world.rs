@@ -21,6 +21,7 @@ use super::{
 use crate::config::{Config, Ebpf, PoolSource};
 use crate::model::{Delivered, Family, Host, LaneId, Sign, Signal, SourceId, UplinkId};
 use crate::signal::dns::{Check, DnsEvent};
+use crate::signal::feeds::{FeedEvent, Opinion, Reading};
 use crate::signal::lists::ListEvent;
 use crate::signal::port25::Try;
 use crate::signal::providers::Learned;
@@ -79,6 +80,8 @@ pub enum Observation {
     Dns(Vec<DnsEvent>),
     /// Whose addresses are by name, all that is known of it.
     Receivers(Arc<Learned>),
+    /// What feeds said of public addresses.
+    Feeds(Vec<FeedEvent>),
     /// Time has passed.
     Tick,
 }
@@ -165,6 +168,7 @@ impl World {
             Observation::Receivers(learned) => self.receivers.tell(learned, &self.config),
             Observation::Lists(said) => kinds.extend(self.traffic.lists_say(&said, &self.config, now)),
             Observation::Dns(said) => kinds.extend(self.traffic.dns_says(said, &self.config)),
+            Observation::Feeds(said) => kinds.extend(self.traffic.feeds_say(&said, &self.config, now)),
             Observation::Tick | Observation::Traffic(_) | Observation::Delivered(_) => {}
         }
         self.settle(now, &mut kinds);
@@ -485,6 +489,15 @@ impl World {
     /// Fuses that are blown: stream, source and why.
     pub fn fuses(&self) -> impl Iterator<Item = (&str, IpAddr, &Blown)> {
         self.fuses.all().iter().map(|((stream, source), blown)| (stream.as_str(), *source, blown))
+    }
+
+    /// Bad words of feeds that still count: the feed, the source's name and what was said.
+    pub fn bad_words(&self) -> impl Iterator<Item = (&str, &str, &Reading)> {
+        let bad = self.traffic.feed_readings().filter(|(_, reading)| reading.opinion == Opinion::Bad);
+        bad.filter_map(|(feed, reading)| {
+            let source = self.pool_sources().find(|source| source.public == reading.address)?;
+            Some((feed, source.name.as_str(), reading))
+        })
     }
 
     /// The guard rails of beliefs.

@@ -7,6 +7,7 @@ use mailsteer_core::decide::{self, Decision, Event, EventKind};
 use mailsteer_core::plan::Action;
 
 use super::super::compliance::Wanted as DnsWanted;
+use super::super::feeder::Wanted as FeedsWanted;
 use super::super::lister::Wanted as ListsWanted;
 use super::super::shared::Published;
 use super::super::signals::Known;
@@ -103,6 +104,16 @@ impl Reconciler {
                 let differs = last != wanted;
                 if differs {
                     last.clone_from(wanted);
+                }
+                differs
+            });
+        }
+        if let Some(feeds) = &self.outside.feeds {
+            let wanted = FeedsWanted::of(&self.world);
+            feeds.send_if_modified(|last| {
+                let differs = *last != wanted;
+                if differs {
+                    *last = wanted;
                 }
                 differs
             });

@@ -7,6 +7,7 @@ mod address;
 mod control;
 mod countries;
 mod dns;
+mod feeds;
 mod fuse;
 mod general;
 mod hooks;
@@ -82,6 +83,7 @@ pub(super) fn check(
     let preflight = preflight::preflight(raw, problems);
     let dns = dns::dns(raw, &pools, lists.as_ref(), problems);
     let hooks = hooks::hooks(raw, problems);
+    let feeds = feeds::feeds(raw, problems);
     let ebpf = ebpf(raw);
     if ebpf == Ebpf::Off {
         cgroups_take_ebpf(raw, problems);
@@ -109,6 +111,7 @@ pub(super) fn check(
         hooks,
         providers: providers.clone(),
         learning,
+        feeds,
         uplinks: uplinks.into_iter().map(|one| one.uplink).collect(),
         pools: pools.into_iter().map(finished).collect(),
         streams: streams

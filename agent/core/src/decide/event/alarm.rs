@@ -8,7 +8,7 @@ use crate::decide::Reason;
 use crate::decide::traffic::State;
 
 /// The names of all kinds of events, as [`EventKind::name`] gives them.
-pub const EVENT_KINDS: [&str; 35] = [
+pub const EVENT_KINDS: [&str; 40] = [
     "action-failed",
     "bypass-ended",
     "bypass-started",
@@ -21,6 +21,10 @@ pub const EVENT_KINDS: [&str; 35] = [
     "dns-lost",
     "dns-restored",
     "exhausted",
+    "feed-back",
+    "feed-bad",
+    "feed-better",
+    "feed-failed",
     "flip-withheld",
     "flipped",
     "fuse-blown",
@@ -36,6 +40,7 @@ pub const EVENT_KINDS: [&str; 35] = [
     "port25-blocked",
     "port25-open",
     "resumed",
+    "return-held",
     "source-eligible",
     "source-ineligible",
     "state-damaged",
@@ -70,6 +75,8 @@ impl EventKind {
             | Self::FuseBlown { .. }
             | Self::Listed { .. }
             | Self::ListSetAside { .. }
+            | Self::FeedBad { .. }
+            | Self::FeedFailed { .. }
             | Self::Exhausted { .. }
             | Self::TableRepaired { .. }
             | Self::GuardFirstAgain { .. }
@@ -92,6 +99,9 @@ impl EventKind {
             | Self::FuseHot { .. }
             | Self::Delisted { .. }
             | Self::ListBack { .. }
+            | Self::FeedBetter { .. }
+            | Self::FeedBack { .. }
+            | Self::ReturnHeld { .. }
             | Self::ListUnknown { .. }
             | Self::CarriedOver { .. }
             | Self::StateRecovered
@@ -107,7 +117,7 @@ mod tests {
     /// The match in `name` is exhaustive, so its words are all there are.
     #[test]
     fn every_name_of_an_event_is_in_the_list_and_no_other() {
-        let source = include_str!("../event.rs");
+        let source = include_str!("names.rs");
         let body =
             source.split("pub const fn name").nth(1).and_then(|rest| rest.split("pub fn subject").next());
         let mut names: Vec<&str> =

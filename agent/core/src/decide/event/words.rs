@@ -46,6 +46,11 @@ impl fmt::Display for EventKind {
             | Self::DnsRestored { .. }
             | Self::Port25Blocked { .. }
             | Self::Port25Open { .. } => self.reputation(f),
+            Self::FeedBad { .. }
+            | Self::FeedBetter { .. }
+            | Self::FeedFailed { .. }
+            | Self::FeedBack { .. }
+            | Self::ReturnHeld { .. } => self.fed(f),
             Self::CarriedOver { moved, ended } => {
                 write!(
                     f,
@@ -202,6 +207,34 @@ impl fmt::Display for Named<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.0)?;
         self.1.map_or(Ok(()), |address| write!(f, " ({address})"))
+    }
+}
+
+impl EventKind {
+    /// What feeds said, in words.
+    fn fed(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::FeedBad { feed, source, address, words, of } => write!(
+                f,
+                "{feed} says of {source} ({address}) as of {}: {words}; no share moves for that, and isolated it would not \
+                 come back yet",
+                of.strftime("%Y-%m-%d")
+            ),
+            Self::FeedBetter { feed, source, address, words } => {
+                write!(f, "{feed} says of {source} ({address}) now: {words}")
+            }
+            Self::FeedFailed { feed, why } => write!(f, "{feed} cannot be read, and nothing is done: {why}"),
+            Self::FeedBack { feed } => write!(f, "{feed} can be read again"),
+            Self::ReturnHeld { source, address, provider, feed, words, until } => {
+                let at = if provider == EVERYWHERE { "every provider" } else { provider };
+                write!(
+                    f,
+                    "{source} ({address}) stays isolated at {at}: {feed} says {words} of it; until a better word, or \
+                     {until:.0}, or `mailsteer resume {source}`"
+                )
+            }
+            _ => Ok(()),
+        }
     }
 }
 

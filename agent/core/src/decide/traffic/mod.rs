@@ -6,6 +6,7 @@
 
 mod compliance;
 mod evidence;
+mod fed;
 mod listed;
 mod probes;
 mod rails;
@@ -31,7 +32,9 @@ use super::EventKind;
 use super::fuse::Blown;
 use crate::config::Config;
 use crate::model::{Sign, Signal};
+use crate::signal::feeds::Reading;
 use compliance::Faults;
+use fed::Fed;
 use listed::Listed;
 use probes::Probes;
 use recent::{Pair, Recent};
@@ -56,6 +59,9 @@ pub struct Beliefs {
     /// Sources whose port 25 was seen to be open.
     #[serde(default)]
     pub passed: Vec<IpAddr>,
+    /// What feeds said last.
+    #[serde(default)]
+    pub feeds: Vec<(String, Reading)>,
 }
 
 /// What traffic says.
@@ -70,6 +76,7 @@ pub(super) struct Traffic {
     listed: Listed,
     faults: Faults,
     replies: Replies,
+    fed: Fed,
 }
 
 impl Traffic {
@@ -264,6 +271,7 @@ impl Traffic {
         self.replies.pass_time(now);
         self.look_at_listed(config, now, &mut events);
         self.look_at_faults(config, now, &mut events);
+        self.forget_feeds(config, now);
         let due: Vec<Pair> = self.verdicts.keys().cloned().collect();
         for pair in due {
             if !known.contains(&pair.0) {
@@ -275,6 +283,7 @@ impl Traffic {
             if doubt {
                 self.weigh(&pair, config, now, &mut events);
             }
+            self.hold_return(&pair, config, now, &mut events);
             let can_probe = self.probes.choose(&pair, &self.targets(&pair)).is_some();
             let Some(verdict) = self.verdicts.get_mut(&pair) else { continue };
             let from = verdict.state.clone();
@@ -402,7 +411,12 @@ impl Traffic {
             self.verdicts.iter().filter(|(_, verdict)| !matches!(verdict.state, State::Suspect { .. }));
         let entry =
             |((source, provider), verdict): (&Pair, &Verdict)| (*source, provider.clone(), verdict.clone());
-        Beliefs { verdicts: kept.map(entry).collect(), rails: self.rails.clone(), ..Beliefs::default() }
+        Beliefs {
+            verdicts: kept.map(entry).collect(),
+            rails: self.rails.clone(),
+            feeds: self.fed.kept(),
+            ..Beliefs::default()
+        }
     }
 
     pub(super) fn restore(&mut self, beliefs: Beliefs) {
@@ -411,6 +425,7 @@ impl Traffic {
         self.faults = Faults::restored(&beliefs.verdicts);
         self.verdicts = beliefs.verdicts.into_iter().map(entry).collect();
         self.rails = beliefs.rails;
+        self.fed = Fed::restored(beliefs.feeds);
     }
 }
 
