@@ -1,6 +1,6 @@
 //! Whose a receiver is: the table, names, what is learned and what is not believed.
 
-#![expect(clippy::unwrap_used, clippy::panic, reason = "helpers of tests stop at what should not happen")]
+#![expect(clippy::unwrap_used, reason = "helpers of tests stop at what should not happen")]
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
