@@ -352,6 +352,17 @@ fn term() -> impl Strategy<Value = String> {
 }
 
 proptest! {
+    /// A stranger's record, whatever it holds.
+    #[test]
+    fn no_record_is_too_strange(text in "[ -~é]{0,80}", terms in "[-+~?a-z0-9:/=%{}. _]{0,120}") {
+        for record in [text, format!("v=spf1 {terms}")] {
+            let mut zone = Zone::of("192.0.2.3 PTR a.com\na.com A 192.0.2.3");
+            zone.publish("example.com", &record);
+            let _any = rule(&mut zone, V4, "example.com");
+            prop_assert!(zone.asked.len() < 200);
+        }
+    }
+
     /// Whatever records there are, an evaluation ends, after few questions, and a failed lookup is never a verdict.
     #[test]
     fn every_evaluation_ends_and_a_failure_is_no_verdict(
