@@ -7,6 +7,7 @@
 
 pub mod dns;
 pub mod feeds;
+pub mod follow;
 pub mod join;
 pub mod lists;
 pub mod log;
