@@ -20,6 +20,7 @@ mod hooks;
 mod journal;
 mod learner;
 mod lister;
+mod logs;
 mod metrics;
 mod outcomes;
 mod probing;
@@ -113,6 +114,7 @@ async fn serve(options: Options) -> Result<()> {
     // Before the first event.
     shared.hooks.start(&tasks, &stop);
     shared.hooks.set(&config.config.hooks);
+    shared.outcomes.restore(kept.heard);
     shared.look_at_state();
     serve_metrics(config.config.metrics, &shared, &stop, &tasks).await?;
     let (triggers, inbox) = mpsc::channel(256);
@@ -120,21 +122,9 @@ async fn serve(options: Options) -> Result<()> {
     // Watched before the first look, so that no change falls between.
     watch::spawn(&tasks, &stop, &triggers, &ours)?;
     let (mut outside, door) = outside(&config.config, manager);
-    let (lists, wanted) = tokio_watch::channel(lister::Wanted::default());
-    outside.lists = Some(lists);
-    lister::spawn(&tasks, &stop, wanted, Arc::clone(&shared), triggers.downgrade());
-    let (dns, wanted) = tokio_watch::channel(compliance::Wanted::default());
-    outside.dns = Some(dns);
-    compliance::spawn(&tasks, &stop, wanted, Arc::clone(&shared), triggers.downgrade());
-    let (learning, wanted) = tokio_watch::channel(None);
-    outside.learning = Some(learning);
     let known = learner::kept(&options.state);
     let learned = learner::learned(config.config.learning.as_ref(), &known, jiff::Timestamp::now());
-    learner::spawn(&tasks, &stop, wanted, known, Arc::clone(&shared), triggers.downgrade());
-    let (feeds, wanted) = tokio_watch::channel(feeder::Wanted::default());
-    outside.feeds = Some(feeds);
-    feeder::spawn(&tasks, &stop, wanted, Arc::clone(&shared), triggers.downgrade());
-    outside.prober = Some(Prober::new(tasks.clone(), stop.clone(), triggers.downgrade()));
+    ask_around(&mut outside, known, &tasks, &stop, &shared, &triggers.downgrade());
     let text = config.text.clone();
     let mut reconciler = Reconciler::open(
         &options,
@@ -183,6 +173,33 @@ async fn serve(options: Options) -> Result<()> {
     Ok(())
 }
 
+/// Begins whatever goes its own pace: who is asked what, the loop says as the config has it.
+fn ask_around(
+    outside: &mut Outside,
+    known: Vec<mailsteer_core::signal::providers::KeptHost>,
+    tasks: &TaskTracker,
+    stop: &CancellationToken,
+    shared: &Arc<shared::Shared>,
+    triggers: &mpsc::WeakSender<reconcile::Trigger>,
+) {
+    let (lists, wanted) = tokio_watch::channel(lister::Wanted::default());
+    outside.lists = Some(lists);
+    lister::spawn(tasks, stop, wanted, Arc::clone(shared), triggers.clone());
+    let (dns, wanted) = tokio_watch::channel(compliance::Wanted::default());
+    outside.dns = Some(dns);
+    compliance::spawn(tasks, stop, wanted, Arc::clone(shared), triggers.clone());
+    let (learning, wanted) = tokio_watch::channel(None);
+    outside.learning = Some(learning);
+    learner::spawn(tasks, stop, wanted, known, Arc::clone(shared), triggers.clone());
+    let (feeds, wanted) = tokio_watch::channel(feeder::Wanted::default());
+    outside.feeds = Some(feeds);
+    feeder::spawn(tasks, stop, wanted, Arc::clone(shared), triggers.clone());
+    let (logs, wanted) = tokio_watch::channel(vec![]);
+    outside.logs = Some(logs);
+    logs::spawn(tasks, stop, wanted, Arc::clone(shared), triggers.clone());
+    outside.prober = Some(Prober::new(tasks.clone(), stop.clone(), triggers.clone()));
+}
+
 fn outside(config: &Config, manager: Manager) -> (Outside, api::Door) {
     let access = api::Access::new(config.control.clone());
     let (tell, steering) = tokio_watch::channel(false);
@@ -196,6 +213,7 @@ fn outside(config: &Config, manager: Manager) -> (Outside, api::Door) {
             dns: None,
             learning: None,
             feeds: None,
+            logs: None,
         },
         api::Door { access, steering },
     )
@@ -227,6 +245,7 @@ pub fn boot(options: &Options) -> Result<()> {
         let paths = bpf_paths(options);
         let (store, kept) = Store::open_at_boot(&options.state, loaded.config.retention);
         let shared = Arc::new(shared::Shared::new(options.clone(), store, kept.events));
+        shared.outcomes.restore(kept.heard);
         shared.look_at_state();
         let known = learner::kept(&options.state);
         let learned = learner::learned(loaded.config.learning.as_ref(), &known, jiff::Timestamp::now());

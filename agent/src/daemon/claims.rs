@@ -7,6 +7,8 @@ use std::sync::{Mutex, PoisonError};
 use mailsteer_core::signal::providers::Claim;
 use tokio::sync::Notify;
 
+use crate::api::view::OutcomeReport;
+
 /// More at a time are left out: the same names come again with the next message.
 const ROOM: usize = 4096;
 
@@ -18,7 +20,16 @@ pub(super) struct Claims {
 }
 
 impl Claims {
-    pub(super) fn add(&self, claims: impl Iterator<Item = Claim>) {
+    /// Those that reports bear.
+    pub(super) fn of_reports(&self, reports: &[OutcomeReport]) {
+        self.add(
+            reports
+                .iter()
+                .filter_map(|report| Some(Claim { host: report.host.clone()?, address: report.destination })),
+        );
+    }
+
+    fn add(&self, claims: impl Iterator<Item = Claim>) {
         let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
         for claim in claims {
             if waiting.len() < ROOM && waiting.last() != Some(&claim) {

@@ -10,12 +10,12 @@ use futures_util::StreamExt as _;
 use jiff::tz::TimeZone;
 use jiff::{SignedDuration, Timestamp};
 use mailsteer_core::decide::{Command, OperatorError};
-use mailsteer_core::signal::providers::Claim;
 use tokio::sync::{broadcast, mpsc, oneshot};
 
 use super::config::LoadError;
 use super::counts::Gatherer;
 use super::journal::Journal;
+use super::outcomes::Reported;
 use super::reconcile::Trigger;
 use super::report;
 use super::shared::{Published, Shared};
@@ -199,16 +199,11 @@ impl Control for Handle {
             return Err(ControlError::Invalid(format!("at most {MOST_OUTCOMES} outcomes at once")));
         }
         let published = self.published()?;
-        let claims = outcomes
-            .iter()
-            .filter_map(|report| Some(Claim { host: report.host.clone()?, address: report.destination }));
-        self.shared.claims.add(claims);
+        self.shared.claims.of_reports(&outcomes);
         let (delivered, taken) = self.shared.outcomes.take(outcomes, &published.world, Timestamp::now());
-        if !delivered.is_empty() {
-            self.shared.diary.delivered(&delivered, &published.world);
-            let ending = |_closed| ControlError::Unavailable("the agent is ending".into());
-            self.triggers.send(Trigger::Delivered(delivered)).await.map_err(ending)?;
-        }
+        let reported = Reported::new(delivered, &taken, None);
+        let ending = |_closed| ControlError::Unavailable("the agent is ending".into());
+        self.triggers.send(Trigger::Delivered(reported, None)).await.map_err(ending)?;
         Ok(taken)
     }
 

@@ -104,7 +104,7 @@ impl Samples {
     }
 
     fn replies(&mut self, shared: &Shared, published: &Published) {
-        let counted = shared.outcomes.counted();
+        let heard = shared.outcomes.heard();
         for stream in &published.world.config().streams {
             let blown = published.world.fuses().filter(|(of, ..)| *of == stream.name).count();
             self.count(Metric::FuseBlown, &[&stream.name], u64::try_from(blown).unwrap_or(u64::MAX));
@@ -112,12 +112,27 @@ impl Samples {
         // From 0 on: an increase from nothing is none to Prometheus.
         for (provider, _) in published.world.config().all_providers() {
             for class in Class::ALL {
-                let replies = counted.replies.get(&(provider.to_owned(), class)).copied().unwrap_or_default();
+                let replies = heard.replies.get(&(provider.to_owned(), class)).copied().unwrap_or_default();
                 self.count(Metric::Replies, &[provider, &class.to_string()], replies);
             }
         }
-        self.count(Metric::Unjoined, &["ambiguous"], counted.ambiguous);
-        self.count(Metric::Unjoined, &["unknown"], counted.unknown);
+        self.count(Metric::Unjoined, &["ambiguous"], heard.ambiguous);
+        self.count(Metric::Unjoined, &["unknown"], heard.unknown);
+        for (name, now) in shared.logs() {
+            // Before the first look nothing is known of it.
+            if let Some(up) = now.up {
+                self.add(Metric::LogUp, &[&name], f64::from(u8::from(up)));
+            }
+            let counts = heard.logs.get(&name).map(|log| log.counts).unwrap_or_default();
+            self.count(Metric::LogLines, &[&name], counts.lines);
+            self.count(Metric::LogMissed, &[&name], counts.missed);
+            for (why, lines) in counts.odd() {
+                self.count(Metric::LogOdd, &[&name, why], lines);
+            }
+            if let Some(behind) = now.behind {
+                self.count(Metric::LogBehind, &[&name], behind);
+            }
+        }
     }
 
     fn lists(&mut self, shared: &Shared, published: &Published) {

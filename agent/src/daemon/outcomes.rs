@@ -1,7 +1,8 @@
 //! What became of messages: reports are judged, joined to connections, and told to the loop.
 //!
-//! Owns: the table of rules in force, the connections that stood lately, and the counts of replies. Must not: decide what
-//! follows, or guess whose a report is.
+//! Owns: the table of rules in force, the connections that stood lately, and what was heard so far. Must not: decide what
+//! follows, or guess whose a report is. What is counted is counted by the loop, with what follows from it and how far a log was
+//! read: all of that is kept in one transaction, so that no line counts twice or not at all.
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -11,23 +12,35 @@ use jiff::{SignedDuration, Timestamp};
 use mailsteer_core::config::PoolSource;
 use mailsteer_core::decide::World;
 use mailsteer_core::model::Delivered;
+use mailsteer_core::signal::follow::Bookmark;
 use mailsteer_core::signal::join::{Connections, Found, Sought, Stood};
-use mailsteer_core::signal::reply::{Class, Judgement, Reply, ReplyTable};
+use mailsteer_core::signal::reply::{Judgement, Reply, ReplyTable};
 
 use crate::api::view::{ConnectionRow, Outcome, OutcomeReport, OutcomesTaken};
+use crate::state::{Heard, LogRead};
 
 /// A reply is cut for people to read.
 const SHOWN: usize = 300;
 
-/// What is counted since the agent started.
-#[derive(Clone, Debug, Default)]
-pub(super) struct Counted {
-    /// Replies by provider and class.
-    pub(super) replies: BTreeMap<(String, Class), u64>,
-    /// Reports that could be several connections'.
-    pub(super) ambiguous: u64,
-    /// Reports of no steered connection.
-    pub(super) unknown: u64,
+/// What became of messages, on its way to the loop.
+#[derive(Debug, Default)]
+pub(super) struct Reported {
+    /// What was joined to a source.
+    pub(super) delivered: Vec<Delivered>,
+    ambiguous: u64,
+    unknown: u64,
+    /// The log that says so, what was counted of its lines, and how far it is taken in with them.
+    log: Option<(String, LogRead)>,
+}
+
+impl Reported {
+    pub(super) const fn new(
+        delivered: Vec<Delivered>,
+        taken: &OutcomesTaken,
+        log: Option<(String, LogRead)>,
+    ) -> Self {
+        Self { delivered, ambiguous: taken.ambiguous, unknown: taken.unknown, log }
+    }
 }
 
 /// All of it.
@@ -35,7 +48,7 @@ pub(super) struct Counted {
 pub(super) struct Outcomes {
     table: Mutex<Option<Arc<ReplyTable>>>,
     connections: Mutex<Connections>,
-    counted: Mutex<Counted>,
+    heard: Mutex<Heard>,
 }
 
 fn held<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -65,8 +78,34 @@ impl Outcomes {
         });
     }
 
-    pub(super) fn counted(&self) -> Counted {
-        held(&self.counted).clone()
+    /// All that was heard and taken in.
+    pub(super) fn heard(&self) -> Heard {
+        held(&self.heard).clone()
+    }
+
+    /// As it was kept.
+    pub(super) fn restore(&self, kept: Heard) {
+        *held(&self.heard) = kept;
+    }
+
+    /// How far a log was taken in.
+    pub(super) fn bookmark(&self, log: &str) -> Option<Bookmark> {
+        held(&self.heard).logs.get(log).map(|read| read.bookmark.clone())
+    }
+
+    /// Counts what the loop takes in.
+    pub(super) fn count(&self, reported: &Reported) {
+        let mut heard = held(&self.heard);
+        heard.ambiguous += reported.ambiguous;
+        heard.unknown += reported.unknown;
+        for one in reported.delivered.iter().filter(|one| !one.complaint) {
+            *heard.replies.entry((one.provider.clone(), one.judgement.class)).or_insert(0) += 1;
+        }
+        if let Some((name, LogRead { bookmark, counts })) = &reported.log {
+            let log = heard.logs.entry(name.clone()).or_default();
+            log.bookmark.clone_from(bookmark);
+            log.counts.add(counts);
+        }
     }
 
     /// Judges and joins; what could be joined comes back beside what is said of it.
@@ -96,12 +135,6 @@ impl Outcomes {
                 Err(why) => taken.refused.push(why),
             }
             taken.sources.push(counted_for);
-        }
-        let mut counted = held(&self.counted);
-        counted.ambiguous += taken.ambiguous;
-        counted.unknown += taken.unknown;
-        for one in delivered.iter().filter(|one| !one.complaint) {
-            *counted.replies.entry((one.provider.clone(), one.judgement.class)).or_insert(0) += 1;
         }
         (delivered, taken)
     }

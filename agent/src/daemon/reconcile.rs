@@ -16,9 +16,9 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result};
 use jiff::Timestamp;
-use mailsteer_core::config::{Config, Learning};
+use mailsteer_core::config::{Config, Learning, Log};
 use mailsteer_core::decide::{Beliefs, Command, Decision, Observation, OperatorError, World};
-use mailsteer_core::model::{Delivered, Sign, Signal};
+use mailsteer_core::model::{Sign, Signal};
 use mailsteer_core::plan::Action;
 use mailsteer_core::signal::dns::DnsEvent;
 use mailsteer_core::signal::feeds::FeedEvent;
@@ -35,6 +35,7 @@ use super::compliance::Wanted as DnsWanted;
 use super::config::{LoadError, Loaded};
 use super::feeder::Wanted as FeedsWanted;
 use super::lister::Wanted as ListsWanted;
+use super::outcomes::Reported;
 use super::probing::Prober;
 use super::shared::Shared;
 use super::systemd::{Asked, Manager, Signals};
@@ -66,8 +67,8 @@ pub(super) enum Trigger {
     Host,
     /// What connections met.
     Traffic(Vec<Signal>),
-    /// What became of messages.
-    Delivered(Vec<Delivered>),
+    /// What became of messages; who reads a log waits until that is taken in.
+    Delivered(Reported, Option<oneshot::Sender<()>>),
     /// What DNS lists said.
     Lists(Vec<ListEvent>),
     /// What a round of the preflight met, from which source.
@@ -106,6 +107,8 @@ pub(super) struct Outside {
     pub(super) learning: Option<watch::Sender<Option<Learning>>>,
     /// Who fetches feeds; nobody at boot.
     pub(super) feeds: Option<watch::Sender<FeedsWanted>>,
+    /// Who follows logs; nobody at boot.
+    pub(super) logs: Option<watch::Sender<Vec<Log>>>,
 }
 
 /// What a trigger asks for.
@@ -320,14 +323,7 @@ impl Reconciler {
         match trigger {
             Trigger::Traffic(signals) => return self.hear(signals),
             Trigger::Host => {}
-            Trigger::Delivered(all) => {
-                let now = self.now();
-                let events = self.world.apply(Observation::Delivered(all), now);
-                self.tell(&events);
-                if events.is_empty() {
-                    return Wanted::Nothing;
-                }
-            }
+            Trigger::Delivered(reported, taken_in) => return self.take_reported(reported, taken_in),
             Trigger::Lists(said) => {
                 let now = self.now();
                 let events = self.world.apply(Observation::Lists(said), now);
@@ -369,6 +365,24 @@ impl Reconciler {
             }
         }
         Wanted::Pass
+    }
+
+    /// Takes in what became of messages, and gives it to be kept with what follows from it.
+    fn take_reported(&mut self, reported: Reported, taken_in: Option<oneshot::Sender<()>>) -> Wanted {
+        let now = self.now();
+        self.shared.outcomes.count(&reported);
+        self.shared.diary.delivered(&reported.delivered, &self.world);
+        let events = if reported.delivered.is_empty() {
+            vec![]
+        } else {
+            self.world.apply(Observation::Delivered(reported.delivered), now)
+        };
+        self.tell(&events);
+        self.keep_heard();
+        if let Some(taken_in) = taken_in {
+            let _reader_gone = taken_in.send(());
+        }
+        if events.is_empty() { Wanted::Nothing } else { Wanted::Pass }
     }
 
     /// Most of what connections meet changes nothing, and then no pass is worth its time.

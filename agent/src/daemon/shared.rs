@@ -82,6 +82,19 @@ pub(super) struct ListNow {
     pub(super) listed: Vec<IpAddr>,
 }
 
+/// A log that is followed, as it stands.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub(super) struct LogNow {
+    /// Where it is.
+    pub(super) place: String,
+    /// Whether it is read; `None`: nobody knows yet.
+    pub(super) up: Option<bool>,
+    /// Why it is not.
+    pub(super) fault: Option<String>,
+    /// Bytes that are not taken in yet, where that is known.
+    pub(super) behind: Option<u64>,
+}
+
 /// Everything that is shared.
 pub(super) struct Shared {
     pub(super) options: Options,
@@ -106,6 +119,7 @@ pub(super) struct Shared {
     pub(super) claims: Claims,
     /// How it goes with feeds, by name.
     feeds: Mutex<BTreeMap<String, Standing>>,
+    logs: Mutex<BTreeMap<String, LogNow>>,
     /// What became of messages.
     pub(super) outcomes: Outcomes,
     /// Who is told of events.
@@ -138,6 +152,7 @@ impl Shared {
             learning: Mutex::default(),
             claims: Claims::default(),
             feeds: Mutex::default(),
+            logs: Mutex::default(),
             outcomes: Outcomes::default(),
             hooks: Hooks::default(),
             diary: Diary::default(),
@@ -245,6 +260,40 @@ impl Shared {
             format!("feed {feed} says of {source} as of {of}: {words}; no share moves for that")
         }));
         faults
+    }
+
+    /// Logs that are followed, as they stand.
+    pub(super) fn logs(&self) -> BTreeMap<String, LogNow> {
+        self.logs.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Notes how a log stands, and tells what that is news of. `None`: it is followed no longer.
+    pub(super) fn set_log(&self, log: &str, now: Option<LogNow>) {
+        let (before, now) = {
+            let mut logs = self.logs.lock().unwrap_or_else(PoisonError::into_inner);
+            let before = match &now {
+                Some(now) => logs.insert(log.to_owned(), now.clone()),
+                None => logs.remove(log),
+            };
+            (before.and_then(|before| before.fault), now)
+        };
+        let Some(LogNow { place, fault, .. }) = now else { return };
+        let (log, at) = (log.to_owned(), Timestamp::now());
+        let kind = match (before, fault) {
+            (before, Some(why)) if before.as_ref() != Some(&why) => EventKind::LogUnread { log, place, why },
+            (Some(_), None) => EventKind::LogRead { log, place },
+            _ => return,
+        };
+        self.happened(&Event { at, kind });
+    }
+
+    /// Logs that are not read, in words.
+    pub(super) fn logs_unread(&self) -> Vec<String> {
+        let unread = |(log, now): (String, LogNow)| {
+            let (place, why) = (now.place, now.fault?);
+            Some(EventKind::LogUnread { log, place, why }.to_string())
+        };
+        self.logs().into_iter().filter_map(unread).collect()
     }
 
     /// What strangers do now, in words.

@@ -61,6 +61,7 @@ pub(super) fn status(shared: &Shared, published: &Published) -> Status {
             .chain(shared.hooks.faults())
             .chain(shared.learning().as_ref().and_then(super::learner::fault))
             .chain(shared.feed_faults(world))
+            .chain(shared.logs_unread())
             .collect(),
         ..Status::default()
     };

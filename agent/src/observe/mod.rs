@@ -8,6 +8,7 @@ pub mod dns;
 pub mod doctor;
 pub mod feed;
 pub mod init;
+pub mod log;
 mod looker;
 pub mod net;
 pub mod nft;

@@ -7,13 +7,13 @@ use jiff::Timestamp;
 use rusqlite::types::Value;
 use rusqlite::{Connection, params_from_iter};
 
-use super::rows::{self, Checkpoint, Kept};
+use super::rows::{self, Checkpoint, Heard, Kept};
 use super::schema::{self, MIGRATIONS};
 use super::written::{self, Changes};
 use super::{StateError, import};
 
 /// Each table that is read, and how many columns it has.
-pub const TABLES: [(&str, usize); 11] = [
+pub const TABLES: [(&str, usize); 14] = [
     ("sources", 5),
     ("counters", 5),
     ("origins", 2),
@@ -25,6 +25,9 @@ pub const TABLES: [(&str, usize); 11] = [
     ("holds", 6),
     ("beliefs", 2),
     ("days", 12),
+    ("logs", 3),
+    ("replies", 3),
+    ("unjoined", 2),
 ];
 
 /// A value of a row.
@@ -82,9 +85,11 @@ fn empty() -> Option<Connection> {
 
 fn comes_back(kept: Kept) {
     let Some(mut connection) = empty() else { return };
-    let Kept { checkpoint, word, beliefs, events } = kept.clone();
-    let changes = Changes { events, word: Some(word), beliefs: Some(beliefs), checkpoint: Some(checkpoint) };
-    let written = written::write(&mut connection, &changes, &Checkpoint::default(), Timestamp::UNIX_EPOCH);
+    let Kept { checkpoint, word, beliefs, heard, events } = kept.clone();
+    let (word, beliefs, heard) = (Some(word), Some(beliefs), Some(heard));
+    let changes = Changes { events, word, beliefs, heard, checkpoint: Some(checkpoint) };
+    let before = (&Checkpoint::default(), &Heard::default());
+    let written = written::write(&mut connection, &changes, before, Timestamp::UNIX_EPOCH);
     assert!(written.is_ok(), "{written:?}");
     assert_eq!(rows::read(&connection), Ok(kept));
 }

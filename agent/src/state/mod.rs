@@ -35,5 +35,5 @@ pub use days::{Days, Did, KeptDays};
 pub use ledger::{Ledger, Meter, Name, Place, Reading, Seen};
 pub use open::StateError;
 pub use outcome::Outcome;
-pub use rows::{Checkpoint, Growth, Kept, SourceFacts, Word};
+pub use rows::{Checkpoint, Growth, Heard, Kept, LogRead, SourceFacts, Word};
 pub use store::{Receipt, Store};

@@ -17,7 +17,7 @@ use tracing::{info, warn};
 use super::days::{self, KeptDays};
 use super::import;
 use super::open::{self, Ready, StateError};
-use super::rows::{self, Checkpoint, Kept, Word};
+use super::rows::{self, Checkpoint, Heard, Kept, Word};
 use super::store::{Common, Damage, Message, lock};
 use super::written::{self, Changes};
 
@@ -44,6 +44,7 @@ pub(super) struct Owner {
     pub(super) unread: Option<String>,
     /// What stands in the database.
     written: Checkpoint,
+    written_heard: Heard,
     waiting: Changes,
     receipts: Vec<oneshot::Sender<Result<(), String>>>,
     /// The file of an earlier agent and its word, until this one has started.
@@ -62,6 +63,7 @@ impl Owner {
             connection: None,
             unread: None,
             written: Checkpoint::default(),
+            written_heard: Heard::default(),
             waiting: Changes::default(),
             receipts: Vec::new(),
             imported: None,
@@ -89,7 +91,7 @@ impl Owner {
         let error = match opened {
             Ok((connection, kept)) => {
                 self.connection = Some(connection);
-                self.written = kept.checkpoint.clone();
+                self.stands(&kept);
                 return Ok(kept);
             }
             Err(error) => error,
@@ -99,7 +101,7 @@ impl Owner {
             StateError::Damaged { cause, .. } => Ok(self.recover(&cause)),
             StateError::Unusable { cause, .. } => match open::read_only(&path) {
                 Ok(kept) => {
-                    self.written = kept.checkpoint.clone();
+                    self.stands(&kept);
                     self.failed(&cause);
                     Ok(kept)
                 }
@@ -116,6 +118,11 @@ impl Owner {
         }
     }
 
+    fn stands(&mut self, kept: &Kept) {
+        self.written = kept.checkpoint.clone();
+        self.written_heard = kept.heard.clone();
+    }
+
     /// Takes what a damaged database still tells, moves it aside, and lets all of that be written to a new one.
     fn recover(&mut self, cause: &str) -> Kept {
         let (kept, lost) = open::salvage(&self.path);
@@ -123,13 +130,14 @@ impl Owner {
         self.waiting.events.clone_from(&kept.events);
         self.waiting.word = Some(kept.word.clone());
         self.waiting.beliefs = Some(kept.beliefs.clone());
+        self.waiting.heard = Some(kept.heard.clone());
         self.waiting.checkpoint = Some(kept.checkpoint.clone());
         kept
     }
 
     fn set_aside(&mut self, cause: &str, lost: &[&str]) {
         self.connection = None;
-        self.written = Checkpoint::default();
+        (self.written, self.written_heard) = (Checkpoint::default(), Heard::default());
         let path = self.path.display();
         let kept = if lost.is_empty() {
             "all that it held could still be read".to_owned()
@@ -220,9 +228,12 @@ impl Owner {
                 self.waiting.word = Some(word);
                 self.receipts.push(receipt);
             }
-            Message::Beliefs(beliefs) => self.waiting.beliefs = Some(*beliefs),
             Message::Days(first, asked) => {
                 let _gone = asked.send(self.days(first));
+            }
+            Message::Heard(beliefs, heard) => {
+                self.waiting.beliefs = beliefs.map(|beliefs| *beliefs).or(self.waiting.beliefs.take());
+                self.waiting.heard = Some(*heard);
             }
             Message::Started => {
                 if let Some((file, word)) = self.imported.take() {
@@ -253,7 +264,17 @@ impl Owner {
         if failing {
             return since.is_none_or(|since| since >= RETRY);
         }
-        !self.waiting.is_empty() || since.is_none_or(|since| since >= CHECKPOINT)
+        self.waiting.is_urgent() || self.begins_a_log() || since.is_none_or(|since| since >= CHECKPOINT)
+    }
+
+    /// Whether a log is followed of which no row tells where that began: killed before it is kept, the next agent would begin
+    /// at the log's end.
+    fn begins_a_log(&self) -> bool {
+        let stands = |name: &String, of: &str| {
+            self.written_heard.logs.get(name).is_some_and(|log| log.bookmark.of == of)
+        };
+        let heard = self.waiting.heard.iter().flat_map(|heard| &heard.logs);
+        heard.into_iter().any(|(name, log)| !stands(name, &log.bookmark.of))
     }
 
     fn take_offer(&mut self) {
@@ -277,7 +298,7 @@ impl Owner {
             }
             Err(StateError::Damaged { cause, .. }) => {
                 // All that is needed is in memory, but for old events.
-                self.set_aside(&cause, &rows::PARTS[4..]);
+                self.set_aside(&cause, &rows::PARTS[5..]);
                 self.tried = None;
                 Err(cause)
             }
@@ -307,21 +328,29 @@ impl Owner {
             Some(connection) => connection,
             None => {
                 let Ready { connection, fresh } = open::writable(&path, false)?;
-                if fresh && self.written != Checkpoint::default() {
+                if fresh {
                     // Another file than the one that was read: all of it has to be written.
-                    let all = std::mem::take(&mut self.written);
-                    self.waiting.checkpoint.get_or_insert(all);
+                    if self.written != Checkpoint::default() {
+                        let all = std::mem::take(&mut self.written);
+                        self.waiting.checkpoint.get_or_insert(all);
+                    }
+                    let heard = std::mem::take(&mut self.written_heard);
+                    self.waiting.heard.get_or_insert(heard);
                 }
                 self.connection.insert(connection)
             }
         };
         let failed = |error| StateError::of(&path, error);
         if !self.waiting.is_empty() {
-            written::write(connection, &self.waiting, &self.written, Timestamp::now()).map_err(failed)?;
+            written::write(connection, &self.waiting, (&self.written, &self.written_heard), Timestamp::now())
+                .map_err(failed)?;
         }
         let done = std::mem::take(&mut self.waiting);
         if let Some(checkpoint) = done.checkpoint {
             self.written = checkpoint;
+        }
+        if let Some(heard) = done.heard {
+            self.written_heard = heard;
         }
         if self.retired.is_none_or(|at| at.elapsed() >= RETIRE) {
             self.retired = Some(Instant::now());

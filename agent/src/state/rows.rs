@@ -8,6 +8,9 @@ use std::sync::Arc;
 
 use jiff::Timestamp;
 use mailsteer_core::decide::{Beliefs, Bypass, Hold, Suspension};
+use mailsteer_core::signal::follow::Bookmark;
+use mailsteer_core::signal::log::LogCounts;
+use mailsteer_core::signal::reply::Class;
 use rusqlite::types::Type;
 use rusqlite::{Connection, Error, Row};
 
@@ -19,15 +22,20 @@ use crate::api::view::EventRow;
 
 /// How many events come back into memory at start.
 const EVENTS_READ: usize = 10_000;
+/// Why replies are not joined.
+pub(super) const UNJOINED: [&str; 2] = ["ambiguous", "unknown"];
 /// The first schema that has beliefs.
 const BELIEFS_SINCE: u32 = 2;
-/// The parts that are read one by one from a damaged file.
-pub(super) const PARTS: [&str; 6] = [
+/// The first schema that has logs.
+const LOGS_SINCE: u32 = 4;
+/// The parts that are read one by one from a damaged file; the last is the only one that is not in memory too.
+pub(super) const PARTS: [&str; 7] = [
     "suspensions, bypasses and hold",
     "counters",
     "sources",
     "isolations and other beliefs",
     "what addresses did on earlier days",
+    "how far logs were read",
     "events",
 ];
 
@@ -77,6 +85,28 @@ pub struct Checkpoint {
     pub days: Arc<Days>,
 }
 
+/// How far a log was taken in, and what was counted of it.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct LogRead {
+    /// How far.
+    pub bookmark: Bookmark,
+    /// What was counted before.
+    pub counts: LogCounts,
+}
+
+/// What was heard of receivers. It changes with beliefs, and is kept with them.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Heard {
+    /// By the logs' names.
+    pub logs: BTreeMap<String, LogRead>,
+    /// Replies by provider and class.
+    pub replies: BTreeMap<(String, Class), u64>,
+    /// Reports that could be several connections'.
+    pub ambiguous: u64,
+    /// Reports of no steered connection.
+    pub unknown: u64,
+}
+
 /// Everything that was kept.
 #[derive(Clone, PartialEq, Debug, Default)]
 pub struct Kept {
@@ -86,6 +116,8 @@ pub struct Kept {
     pub word: Word,
     /// What was believed of sources.
     pub beliefs: Beliefs,
+    /// What receivers said.
+    pub heard: Heard,
     /// The last events, oldest first.
     pub events: Vec<EventRow>,
 }
@@ -101,7 +133,8 @@ pub(super) fn read(connection: &Connection) -> Result<Kept, Error> {
     let mut events = Vec::new();
     read_events(connection, &mut events)?;
     events.reverse();
-    Ok(Kept { checkpoint, word: word(connection)?, beliefs: beliefs(connection)?, events })
+    let (word, beliefs, heard) = (word(connection)?, beliefs(connection)?, heard(connection)?);
+    Ok(Kept { checkpoint, word, beliefs, heard, events })
 }
 
 /// Reads what a damaged database still tells, and says which parts it does not.
@@ -129,7 +162,10 @@ pub(super) fn salvage(connection: &Connection) -> (Kept, Vec<&'static str>) {
     let last = days::last(connection);
     part(4, last.is_ok());
     kept.checkpoint.days = Arc::new(last.unwrap_or_default());
-    part(5, read_events(connection, &mut kept.events).is_ok());
+    let said = heard(connection);
+    part(5, said.is_ok());
+    kept.heard = said.unwrap_or_default();
+    part(6, read_events(connection, &mut kept.events).is_ok());
     kept.events.reverse();
     (kept, lost)
 }
@@ -206,6 +242,35 @@ fn beliefs(connection: &Connection) -> Result<Beliefs, Error> {
         serde_json::from_str(&row.get::<_, String>(0)?).map_err(|error| unreadable(0, error))
     })?;
     Ok(found.pop().unwrap_or_default())
+}
+
+fn heard(connection: &Connection) -> Result<Heard, Error> {
+    if schema::version(connection)? < LOGS_SINCE {
+        return Ok(Heard::default());
+    }
+    let logs = rows(connection, "SELECT name, bookmark, counts FROM logs", |row| {
+        let bookmark =
+            serde_json::from_str(&row.get::<_, String>(1)?).map_err(|error| unreadable(1, error))?;
+        let counts = serde_json::from_str(&row.get::<_, String>(2)?).map_err(|error| unreadable(2, error))?;
+        Ok((row.get(0)?, LogRead { bookmark, counts }))
+    })?;
+    let replies = rows(connection, "SELECT provider, class, count FROM replies", |row| {
+        let word: String = row.get(1)?;
+        // A word of another build of this schema stays where it is.
+        let class = Class::ALL.into_iter().find(|class| class.to_string() == word);
+        class.map(|class| Ok::<_, Error>(((row.get(0)?, class), count(row, 2)?))).transpose()
+    })?;
+    let unjoined: BTreeMap<String, u64> =
+        rows(connection, "SELECT why, count FROM unjoined", |row| Ok((row.get(0)?, count(row, 1)?)))?
+            .into_iter()
+            .collect();
+    let of = |why| unjoined.get(why).copied().unwrap_or_default();
+    Ok(Heard {
+        logs: logs.into_iter().collect(),
+        replies: replies.into_iter().flatten().collect(),
+        ambiguous: of(UNJOINED[0]),
+        unknown: of(UNJOINED[1]),
+    })
 }
 
 pub(super) fn word(connection: &Connection) -> Result<Word, Error> {

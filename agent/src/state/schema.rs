@@ -15,6 +15,7 @@ pub(super) const MIGRATIONS: &[&str] = &[
     include_str!("migrations/0001_initial.sql"),
     include_str!("migrations/0002_beliefs.sql"),
     include_str!("migrations/0003_days.sql"),
+    include_str!("migrations/0004_logs.sql"),
 ];
 
 /// The schema that migrations lead to.

@@ -19,7 +19,7 @@ use tracing::warn;
 use super::days::KeptDays;
 use super::open::{self, StateError};
 use super::owner::{FILE, Owner, WAITING};
-use super::rows::{Checkpoint, Kept, Word};
+use super::rows::{Checkpoint, Heard, Kept, Word};
 use crate::api::view::EventRow;
 
 /// A write that takes longer is a disk that hangs.
@@ -36,8 +36,8 @@ pub type Receipt = oneshot::Receiver<Result<(), String>>;
 pub(super) enum Message {
     Event(Box<EventRow>),
     Word(Word, oneshot::Sender<Result<(), String>>),
-    Beliefs(Box<Beliefs>),
     Days(Date, oneshot::Sender<Result<KeptDays, String>>),
+    Heard(Option<Box<Beliefs>>, Box<Heard>),
     Started,
     Finish(SyncSender<()>),
 }
@@ -129,9 +129,11 @@ impl Store {
         receipt
     }
 
-    /// Keeps what is believed, all of it. Where the thread does not take it, the next change brings it again.
-    pub fn beliefs(&self, beliefs: Beliefs) {
-        let _next_time = self.messages.try_send(Message::Beliefs(Box::new(beliefs)));
+    /// Keeps what was heard, all of it, and where they changed the beliefs that followed from it: in one transaction, and in
+    /// the order in which they are given, so that nothing is believed twice of one line. Beliefs are written at once, what
+    /// was heard with the counters. Where the thread does not take it, the next change brings it again.
+    pub fn heard(&self, beliefs: Option<Beliefs>, heard: Heard) {
+        let _next_time = self.messages.try_send(Message::Heard(beliefs.map(Box::new), Box::new(heard)));
     }
 
     /// What addresses did from a day on, as far as it was written.

@@ -10,6 +10,9 @@ use jiff::civil::Date;
 use jiff::{SignedDuration, Timestamp};
 use mailsteer_core::config::Retention;
 use mailsteer_core::decide::{Beliefs, Bypass, Hold, Suspension};
+use mailsteer_core::signal::follow::{Bookmark, FileId, Head, Reached};
+use mailsteer_core::signal::log::LogCounts;
+use mailsteer_core::signal::reply::Class;
 use rusqlite::Connection;
 
 use super::schema::{self, MIGRATIONS};
@@ -17,8 +20,12 @@ use super::*;
 use crate::api::view::EventRow;
 
 /// A database of every schema there ever was, as its program left it.
-const FIXTURES: &[&str] =
-    &[include_str!("fixtures/v1.sql"), include_str!("fixtures/v2.sql"), include_str!("fixtures/v3.sql")];
+const FIXTURES: &[&str] = &[
+    include_str!("fixtures/v1.sql"),
+    include_str!("fixtures/v2.sql"),
+    include_str!("fixtures/v3.sql"),
+    include_str!("fixtures/v4.sql"),
+];
 
 /// As schema 2 has them.
 const BELIEFS: &str = r#"{"verdicts":[["10.0.0.1","big",{"state":{"state":"isolated","cause":{"failure":"refused"},"until":"2033-05-18T03:33:20Z"},"relapses":1,"since":"2033-05-18T03:03:20Z"}]],"rails":{"spent":{"mail":["2033-05-18T03:03:20Z"]},"unmoved":[["mail","10.0.0.1","big"]],"taken":[["2033-05-18T03:03:20Z","10.0.0.1","big"]],"fallen":[["2033-05-18T03:03:20Z","10.0.0.1","big"]],"stopped":[[["mail","big"],"2033-05-18T03:33:20Z"]]}}"#;
@@ -63,6 +70,24 @@ fn beliefs() -> Beliefs {
     serde_json::from_str(BELIEFS).unwrap()
 }
 
+/// As schema 3 has it.
+fn heard() -> Heard {
+    let file = FileId { device: 1, inode: 7 };
+    let head = Head { length: 41, hash: 9_007_199_254_740_993 };
+    let bookmark = Bookmark {
+        of: "/var/log/mail.log".into(),
+        files: vec![Reached { offset: 41, head, ..Reached::beginning(file) }],
+        ..Bookmark::default()
+    };
+    let counts = LogCounts { lines: 3, deliveries: 2, no_reply: 1, ..LogCounts::default() };
+    Heard {
+        logs: [("mail".into(), LogRead { bookmark, counts })].into(),
+        replies: [(("other".into(), Class::Accepted), 2)].into(),
+        ambiguous: 1,
+        unknown: 0,
+    }
+}
+
 fn checkpoint(attempted: u64) -> Checkpoint {
     let meter = Meter { lane: 1, source: 1, outcome: Outcome::Attempted };
     let seen = Seen { origin: "boot/7".into(), values: [(meter, attempted)].into() };
@@ -101,7 +126,7 @@ fn filled(dir: &Path, events: u64) {
     (1..=events).for_each(|number| store.event(&event(number, Timestamp::now())));
     let receipt = store.word(word());
     assert_eq!(receipt.blocking_recv().unwrap(), Ok(()));
-    store.beliefs(beliefs());
+    store.heard(Some(beliefs()), heard());
     store.finish(checkpoint(41));
 }
 
@@ -123,7 +148,7 @@ fn what_is_kept_comes_back() {
     filled(dir.path(), 3);
     let (store, kept) = open(dir.path());
     assert_eq!((store.fault(), store.damages()), (None, vec![]));
-    assert_eq!((kept.word, kept.beliefs), (word(), beliefs()));
+    assert_eq!((kept.word, kept.beliefs, kept.heard), (word(), beliefs(), heard()));
     assert_eq!(kept.checkpoint, checkpoint(41));
     assert_eq!(kept.events.iter().map(|event| event.number).collect::<Vec<_>>(), [1, 2, 3]);
     assert_eq!(kept.events[0].evidence, event(1, at(0)).evidence);
@@ -166,6 +191,7 @@ fn every_earlier_schema_is_read() {
         assert_eq!((store.fault(), store.damages()), (None, vec![]), "schema {}", place + 1);
         assert_eq!(kept.word, word());
         assert_eq!(kept.beliefs, if place == 0 { Beliefs::default() } else { beliefs() });
+        assert_eq!(kept.heard, if place < 2 { Heard::default() } else { heard() });
         assert_eq!(kept.checkpoint.ledger.sums()[&name(Outcome::Attempted)], 41);
         assert_eq!(kept.checkpoint.ledger.seen()[&Place::Counters].origin, "boot/7");
         assert_eq!(kept.checkpoint.growth, checkpoint(0).growth);
@@ -221,7 +247,7 @@ fn old_history_goes_and_the_newest_stays() {
     // 2,000 old ones, then 1,500 new ones; and ended suspensions beside one that holds.
     let events = (1..=3_500).map(|n| event(n, if n <= 2_000 { days(91) } else { days(1) })).collect();
     let changes = written::Changes { events, word: Some(word()), ..written::Changes::default() };
-    written::write(&mut connection, &changes, &Checkpoint::default(), now).unwrap();
+    written::write(&mut connection, &changes, (&Checkpoint::default(), &Heard::default()), now).unwrap();
     let keep = Retention::default();
     let left = |connection: &Connection| {
         let sql = "SELECT min(number), count(*) FROM events";

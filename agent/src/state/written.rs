@@ -15,7 +15,7 @@ use rusqlite::{Connection, Error, params};
 
 use super::days;
 use super::ledger::{Meter, Name, Place, Seen};
-use super::rows::{Checkpoint, Growth, SourceFacts, Word, word};
+use super::rows::{Checkpoint, Growth, Heard, SourceFacts, UNJOINED, Word, word};
 use crate::api::view::EventRow;
 
 /// So many of the newest stay, however old: a clock that jumps ahead must not empty the history.
@@ -27,20 +27,26 @@ pub(super) struct Changes {
     pub(super) events: Vec<EventRow>,
     pub(super) word: Option<Word>,
     pub(super) beliefs: Option<Beliefs>,
+    pub(super) heard: Option<Heard>,
     pub(super) checkpoint: Option<Checkpoint>,
 }
 
 impl Changes {
     pub(super) const fn is_empty(&self) -> bool {
-        self.events.is_empty() && self.word.is_none() && self.beliefs.is_none() && self.checkpoint.is_none()
+        !self.is_urgent() && self.checkpoint.is_none() && self.heard.is_none()
+    }
+
+    /// Whether it has to be written at once. What was counted waits for its time: counted again after a crash, it is counted once.
+    pub(super) const fn is_urgent(&self) -> bool {
+        !self.events.is_empty() || self.word.is_some() || self.beliefs.is_some()
     }
 }
 
-/// Writes all of it or nothing. `written`: the checkpoint that stands in the database.
+/// Writes all of it or nothing. `written`: the checkpoint and what was heard that stand in the database.
 pub(super) fn write(
     connection: &mut Connection,
     changes: &Changes,
-    written: &Checkpoint,
+    (written, heard): (&Checkpoint, &Heard),
     now: Timestamp,
 ) -> Result<(), Error> {
     let transaction = connection.transaction()?;
@@ -52,6 +58,9 @@ pub(super) fn write(
     }
     if let Some(beliefs) = &changes.beliefs {
         write_beliefs(&transaction, beliefs)?;
+    }
+    if let Some(now) = &changes.heard {
+        write_heard(&transaction, now, heard)?;
     }
     if let Some(checkpoint) = &changes.checkpoint {
         write_sums(&transaction, checkpoint.ledger.sums(), written.ledger.sums())?;
@@ -67,6 +76,28 @@ fn write_beliefs(connection: &Connection, beliefs: &Beliefs) -> Result<(), Error
     let text =
         serde_json::to_string(beliefs).map_err(|error| Error::ToSqlConversionFailure(Box::new(error)))?;
     connection.execute("INSERT OR REPLACE INTO beliefs (only, beliefs) VALUES (1, ?1)", [text]).map(drop)
+}
+
+fn write_heard(connection: &Connection, heard: &Heard, written: &Heard) -> Result<(), Error> {
+    let json = |error| Error::ToSqlConversionFailure(Box::new(error));
+    for (name, log) in heard.logs.iter().filter(|(name, log)| written.logs.get(*name) != Some(log)) {
+        let bookmark = serde_json::to_string(&log.bookmark).map_err(json)?;
+        let counts = serde_json::to_string(&log.counts).map_err(json)?;
+        let sql = "INSERT OR REPLACE INTO logs (name, bookmark, counts) VALUES (?1, ?2, ?3)";
+        connection.execute(sql, params![name, bookmark, counts])?;
+    }
+    let changed = heard.replies.iter().filter(|(of, count)| written.replies.get(of) != Some(count));
+    for ((provider, class), count) in changed {
+        let sql = "INSERT OR REPLACE INTO replies (provider, class, count) VALUES (?1, ?2, ?3)";
+        connection.execute(sql, params![provider, class.to_string(), signed(*count)])?;
+    }
+    if (heard.ambiguous, heard.unknown) != (written.ambiguous, written.unknown) {
+        for (why, count) in UNJOINED.into_iter().zip([heard.ambiguous, heard.unknown]) {
+            let sql = "INSERT OR REPLACE INTO unjoined (why, count) VALUES (?1, ?2)";
+            connection.execute(sql, params![why, signed(count)])?;
+        }
+    }
+    Ok(())
 }
 
 fn write_event(connection: &Connection, event: &EventRow) -> Result<(), Error> {

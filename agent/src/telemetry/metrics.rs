@@ -68,6 +68,11 @@ metrics! {
     HookDeliveries Counter "mailsteer_hook_deliveries_total" ["hook", "result"] "Events for a hook: delivered; failed and given up; to be tried again; dropped because too many waited; left out as a repeat.";
     Replies Counter "mailsteer_replies_total" ["provider", "class"] "Replies to messages by who received and what they ask for, as far as they could be joined to a source.";
     Unjoined Counter "mailsteer_replies_unjoined_total" ["why"] "Replies to messages that could be several connections', or no steered one's. They say nothing.";
+    LogUp Gauge "mailsteer_log_up" ["log"] "1 while a log is read; 0: it cannot be, and what receivers say there is not heard.";
+    LogLines Counter "mailsteer_log_lines_total" ["log"] "Lines of a log that were taken in, since it was first followed.";
+    LogOdd Counter "mailsteer_log_odd_lines_total" ["log", "why"] "Of these, lines that say nothing for certain: fields that could be a stranger's, lines that are too long, are not UTF-8, or have no envelope.";
+    LogMissed Counter "mailsteer_log_missed_total" ["log"] "How often part of a log was gone before it was read.";
+    LogBehind Gauge "mailsteer_log_behind_bytes" ["log"] "Bytes of a log that are not taken in yet. Absent for the journal.";
     StreamConnections Counter "mailsteer_stream_connections_total" ["stream", "outcome"] "Connections by stream and what became of them, over all sources.";
     ProviderConnections Counter "mailsteer_provider_connections_total" ["provider", "outcome"] "Connections by who receives and what became of them.";
     DnsDomainCheck Gauge "mailsteer_dns_domain_check" ["domain", "check"] "1 while a DNS check of a domain holds, 0 while it fails. Absent where a lookup failed, and where nobody looks.";

@@ -8,6 +8,7 @@ mod config;
 mod dnsrecords;
 mod doctor;
 mod feeds;
+mod follow;
 mod init;
 mod packet;
 mod receivers;
@@ -30,6 +31,7 @@ const TARGETS: &[(&str, Target)] = &[
     ("dnsrecords", dnsrecords::run),
     ("doctor", doctor::run),
     ("feeds", feeds::run),
+    ("follow", follow::run),
     ("init", init::run),
     ("logs", replies::logs),
     ("nf_tables", mailsteer::fuzzing::nf_tables),

@@ -4,6 +4,7 @@
 
 mod connect;
 mod failover;
+mod logs;
 mod scale;
 mod spread;
 
@@ -32,6 +33,8 @@ enum What {
     Connect(connect::Args),
     /// From a fault to the first connection from another address.
     Failover(failover::Args),
+    /// How fast a log is followed.
+    Logs(logs::Args),
 }
 
 /// Runs the command.
@@ -40,6 +43,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
         What::Scale(args) => scale::run(args),
         What::Connect(args) => connect::run(args),
         What::Failover(args) => failover::run(args),
+        What::Logs(args) => logs::run(args),
     }
 }
 

@@ -19,6 +19,7 @@ pub use problem::{CODES, Label, Problem, Severity};
 pub use schema::{reference, schema};
 pub use settings::{
     Balance, Config, ControlAccess, CountryNetworks, DnsSettings, Domain, Ebpf, Feed, FeedKind, Fuse, Hook,
-    HookWay, HostView, Ipv6, Learning, ListSettings, Mode, OTHER, OnExhausted, OnFlip, OnRelapse, OwnTable,
-    Plumbing, Pool, PoolSource, Preflight, Provider, Retention, Safety, Stream, Tier, Uplink,
+    HookWay, HostView, Ipv6, Learning, ListSettings, Log, LogPlace, Mode, OTHER, OnExhausted, OnFlip,
+    OnRelapse, OwnTable, Plumbing, Pool, PoolSource, Preflight, Provider, Retention, Safety, Stream, Tier,
+    Uplink,
 };

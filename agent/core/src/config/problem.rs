@@ -258,6 +258,10 @@ codes! {
     COUNTRY_INVALID = "country-invalid",
     COUNTRY_UNKNOWN = "country-unknown",
     DATABASE_INVALID = "database-invalid",
+    LOG_INVALID = "log-invalid",
+    LOG_PLACE = "log-place",
+    LOG_TWICE = "log-twice",
+    LOG_IN_ENVELOPES = "log-in-envelopes",
     ;
     PATTERN_INVALID = "pattern-invalid",
     RULE_INVALID = "rule-invalid",

@@ -11,6 +11,7 @@ use super::problem::Problem;
 use super::read::{At, FromToml, Keyed, Many, Word, Words, table, wrong_type};
 use super::settings::{Balance, Ebpf, Ipv6, OnExhausted, OnFlip, OnRelapse, OwnTable, Plumbing};
 use crate::signal::dns::Check;
+use crate::signal::log::Mta;
 
 table! {
     /// The config of mailsteer. Without any config the agent observes: it counts, and changes nothing.
@@ -61,6 +62,8 @@ table! {
         /// Feeds by name: what receivers and others publish of an address, hours to days late. A bad word never moves traffic; it
         /// keeps an isolated source from coming back.
         feed: Keyed<RawFeed>,
+        /// Logs of MTAs that are followed, by names of your own: what receivers said of messages. Without one nobody reads any.
+        log: Keyed<RawLog>,
         /// Uplinks by name: interface and gateway by which mail leaves. None: found by the default routes.
         uplink: Keyed<RawUplink>,
         /// Providers by name: who receives. What is believed of a source at one provider leaves the others alone; receivers
@@ -390,6 +393,25 @@ pub(crate) enum FeedWord {
 }
 
 table! {
+    /// A log of an MTA: what receivers said is read from it and counted for the source that the connection left from. One of
+    /// `file`, `journal` and `docker` says where it is.
+    #[schemars(rename = "Log")]
+    pub(crate) struct RawLog {
+        /// Whose log it is.
+        #[schemars(extend("default" = "postfix"))]
+        mta: Word<Mta>,
+        /// A file, such as `"/var/log/mail.log"`. It may be rotated by renaming, or by copying and emptying.
+        file: String,
+        /// The journal of a unit, such as `"postfix@-.service"`, or a field of the journal and its value, such as
+        /// `"SYSLOG_IDENTIFIER=exim4"`.
+        journal: String,
+        /// A container's output: its name, where Docker writes to the journal (`journald`), or the path of its `json-file`. Process
+        /// numbers in it are the container's own, so that they tell nothing here.
+        docker: String,
+    }
+}
+
+table! {
     /// An interface and gateway by which mail leaves the host.
     #[schemars(rename = "Uplink")]
     pub(crate) struct RawUplink {
@@ -626,6 +648,15 @@ impl Words for FeedWord {
 
 impl Words for ModeWord {
     const WORDS: &'static [(&'static str, Self)] = &[("observe", Self::Observe), ("enforce", Self::Enforce)];
+}
+
+impl Words for Mta {
+    const WORDS: &'static [(&'static str, Self)] = &[
+        ("postfix", Self::Postfix),
+        ("exim", Self::Exim),
+        ("opensmtpd", Self::OpenSmtpd),
+        ("sendmail", Self::Sendmail),
+    ];
 }
 
 impl Words for Plumbing {

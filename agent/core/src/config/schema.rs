@@ -60,6 +60,7 @@ pub fn reference() -> String {
         ("[providers]", Some("Providers")),
         ("[provider.NAME]", Some("Provider")),
         ("[countries]", Some("Countries")),
+        ("[log.NAME]", Some("Log")),
         ("[uplink.NAME]", Some("Uplink")),
         ("[pool.NAME]", Some("Pool")),
         ("A source as a table, in `addresses` and `spare`", Some("Source")),

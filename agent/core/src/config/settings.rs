@@ -1,6 +1,7 @@
 //! What a config means, once it has passed the checks: names resolved, ranges expanded, defaults filled in.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 
 use ipnet::IpNet;
@@ -12,6 +13,7 @@ use crate::model::LaneMatch;
 use crate::signal::dns::Check;
 use crate::signal::feeds::JsonRule;
 use crate::signal::lists::{List, Pace};
+use crate::signal::log::Mta;
 use crate::signal::providers::Wanted;
 
 /// A config that passed every check.
@@ -49,6 +51,8 @@ pub struct Config {
     pub hooks: Vec<Hook>,
     /// What is published of addresses, in file order.
     pub feeds: Vec<Feed>,
+    /// Logs that are followed.
+    pub logs: Vec<Log>,
     /// Uplinks as configured; empty: found by the default routes.
     pub uplinks: Vec<Uplink>,
     /// Providers in file order, then the groups of the table; what no one has is [`OTHER`].
@@ -479,6 +483,48 @@ pub enum FeedKind {
     },
 }
 
+/// A log of an MTA that is followed.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Log {
+    /// Its name.
+    pub name: String,
+    /// Whose it is.
+    pub mta: Mta,
+    /// Where it is.
+    pub place: LogPlace,
+}
+
+/// Where a log is.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub enum LogPlace {
+    /// A file of lines.
+    File(String),
+    /// Entries of the journal that have this field and value.
+    Journal(String),
+    /// Docker's `json-file` of a container.
+    ContainerFile(String),
+    /// A container's output in the journal, by the container's name.
+    ContainerJournal(String),
+}
+
+impl LogPlace {
+    /// Whether process numbers in it are those of another namespace.
+    #[must_use]
+    pub const fn is_container(&self) -> bool {
+        matches!(self, Self::ContainerFile(_) | Self::ContainerJournal(_))
+    }
+}
+
+impl fmt::Display for LogPlace {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::File(path) | Self::ContainerFile(path) => f.write_str(path),
+            Self::Journal(matched) => write!(f, "the journal ({matched})"),
+            Self::ContainerJournal(name) => write!(f, "the journal (container {name})"),
+        }
+    }
+}
+
 /// An uplink.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Uplink {
@@ -532,6 +578,7 @@ impl Config {
             dns: None,
             hooks: vec![],
             feeds: vec![],
+            logs: vec![],
             uplinks: vec![],
             providers: vec![],
             learning: None,

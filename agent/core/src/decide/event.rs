@@ -369,6 +369,29 @@ pub enum EventKind {
         /// Where it is now, and what was lost with it.
         what: String,
     },
+    /// A log cannot be read: what receivers say there is not heard.
+    LogUnread {
+        /// Its name.
+        log: String,
+        /// Where it is.
+        place: String,
+        /// Why, and what to do.
+        why: String,
+    },
+    /// It is read again, from where it was.
+    LogRead {
+        /// Its name.
+        log: String,
+        /// Where it is.
+        place: String,
+    },
+    /// Part of a log was not read and is not to be found.
+    LogMissed {
+        /// Its name.
+        log: String,
+        /// What, and what to do.
+        what: String,
+    },
     /// The host's clock was set while mailsteer ran, or since it ran last.
     ClockJumped {
         /// By how much: ahead, or back where it is negative.

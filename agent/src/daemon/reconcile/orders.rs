@@ -61,11 +61,17 @@ impl Reconciler {
 
     /// Gives beliefs to be kept where they changed.
     pub(super) fn keep_beliefs(&mut self) {
-        let beliefs = self.world.beliefs();
-        if beliefs != self.beliefs {
-            self.shared.store.beliefs(beliefs.clone());
-            self.beliefs = beliefs;
+        if self.world.beliefs() != self.beliefs {
+            self.keep_heard();
         }
+    }
+
+    /// Gives what was heard to be kept, and the beliefs that followed from it with it.
+    pub(super) fn keep_heard(&mut self) {
+        let beliefs = self.world.beliefs();
+        let changed = (beliefs != self.beliefs).then(|| beliefs.clone());
+        self.shared.store.heard(changed, self.shared.outcomes.heard());
+        self.beliefs = beliefs;
     }
 
     pub(super) async fn reload(&mut self) -> Result<ReloadReport, LoadError> {

@@ -118,6 +118,13 @@ impl Reconciler {
                 differs
             });
         }
+        if let Some(logs) = &self.outside.logs {
+            logs.send_if_modified(|last| {
+                let differs = *last != self.world.config().logs;
+                last.clone_from(&self.world.config().logs);
+                differs
+            });
+        }
         let desired = &self.decision.desired;
         let attached = self.executor.attached();
         let ways = desired.uplinks.iter().filter_map(|uplink| uplink.ifindex);

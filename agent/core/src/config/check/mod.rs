@@ -14,6 +14,7 @@ mod hooks;
 mod host;
 mod identity;
 mod lists;
+mod logs;
 mod matches;
 mod named;
 mod names;
@@ -84,6 +85,7 @@ pub(super) fn check(
     let dns = dns::dns(raw, &pools, lists.as_ref(), problems);
     let hooks = hooks::hooks(raw, problems);
     let feeds = feeds::feeds(raw, problems);
+    let logs = logs::logs(raw, problems);
     let ebpf = ebpf(raw);
     if ebpf == Ebpf::Off {
         cgroups_take_ebpf(raw, problems);
@@ -112,6 +114,7 @@ pub(super) fn check(
         providers: providers.clone(),
         learning,
         feeds,
+        logs,
         uplinks: uplinks.into_iter().map(|one| one.uplink).collect(),
         pools: pools.into_iter().map(finished).collect(),
         streams: streams

@@ -8,7 +8,7 @@ use crate::decide::Reason;
 use crate::decide::traffic::State;
 
 /// The names of all kinds of events, as [`EventKind::name`] gives them.
-pub const EVENT_KINDS: [&str; 40] = [
+pub const EVENT_KINDS: [&str; 43] = [
     "action-failed",
     "bypass-ended",
     "bypass-started",
@@ -36,6 +36,9 @@ pub const EVENT_KINDS: [&str; 40] = [
     "list-set-aside",
     "list-unknown",
     "listed",
+    "log-missed",
+    "log-read",
+    "log-unread",
     "network-isolated",
     "port25-blocked",
     "port25-open",
@@ -71,6 +74,8 @@ impl EventKind {
             Self::FlipWithheld { .. }
             | Self::Port25Blocked { .. }
             | Self::DnsLost { .. }
+            | Self::LogUnread { .. }
+            | Self::LogMissed { .. }
             | Self::NetworkIsolated { .. }
             | Self::FuseBlown { .. }
             | Self::Listed { .. }
@@ -88,6 +93,7 @@ impl EventKind {
             Self::ConfigLoaded { .. }
             | Self::Port25Open { .. }
             | Self::DnsRestored { .. }
+            | Self::LogRead { .. }
             | Self::SourceEligible { .. }
             | Self::Suspended { .. }
             | Self::Resumed { .. }

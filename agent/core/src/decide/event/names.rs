@@ -47,6 +47,9 @@ impl EventKind {
             Self::StateFailed { .. } => "state-failed",
             Self::StateRecovered => "state-recovered",
             Self::StateDamaged { .. } => "state-damaged",
+            Self::LogUnread { .. } => "log-unread",
+            Self::LogRead { .. } => "log-read",
+            Self::LogMissed { .. } => "log-missed",
             Self::ClockJumped { .. } => "clock-jumped",
             Self::ConfigRefused { .. } => "config-refused",
         }
@@ -83,6 +86,7 @@ impl EventKind {
             }
             Self::FeedFailed { feed, .. } | Self::FeedBack { feed } => feed,
             Self::DnsLost { name, .. } | Self::DnsRestored { name, .. } => name,
+            Self::LogUnread { log, .. } | Self::LogRead { log, .. } | Self::LogMissed { log, .. } => log,
             Self::CarriedOver { .. } => "connections",
             Self::TableRepaired { .. } => "table",
             Self::GuardFirstAgain { interface } => interface,

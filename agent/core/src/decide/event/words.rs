@@ -46,6 +46,11 @@ impl fmt::Display for EventKind {
             | Self::DnsRestored { .. }
             | Self::Port25Blocked { .. }
             | Self::Port25Open { .. } => self.reputation(f),
+            Self::LogUnread { log, place, why } => {
+                write!(f, "log {log} ({place}) is not read, and what receivers say there is not heard: {why}")
+            }
+            Self::LogRead { log, place } => write!(f, "log {log} ({place}) is read again, from where it was"),
+            Self::LogMissed { log, what } => write!(f, "log {log}: {what}"),
             Self::FeedBad { .. }
             | Self::FeedBetter { .. }
             | Self::FeedFailed { .. }

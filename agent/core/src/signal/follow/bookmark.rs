@@ -64,6 +64,9 @@ pub struct Reached {
     pub offset: u64,
     /// Its first bytes.
     pub head: Head,
+    /// When it was last written to as it was met, in nanoseconds: as long as it has no beginning, it is told by that.
+    #[serde(default)]
+    pub written: i64,
     /// Reading began, or goes on, within a line whose beginning nobody read: up to its end it says nothing.
     #[serde(default)]
     pub within: bool,
@@ -76,7 +79,7 @@ impl Reached {
     /// A file from its beginning.
     #[must_use]
     pub fn beginning(file: FileId) -> Self {
-        Self { file, offset: 0, head: Head::default(), within: false, cut: 0 }
+        Self { file, offset: 0, head: Head::default(), written: 0, within: false, cut: 0 }
     }
 }
 

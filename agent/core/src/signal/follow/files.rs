@@ -8,8 +8,9 @@
 
 use std::io;
 
-use super::bookmark::{Bookmark, FileId, HEAD, Head, Reached};
-use super::lines::{Format, Raw, Read, Unfinished};
+use super::bookmark::{Bookmark, FileId, Reached};
+use super::identity::{Became, Open, at_the_end, became, begins_alike, cut_off, find, left_between};
+use super::lines::{Format, Raw, Read};
 
 /// So many looks without growth, at four a second a minute, and a file without the name is let go. logrotate tells syslog
 /// within the second, and whoever writes a log itself (Exim) opens it for each line.
@@ -18,8 +19,9 @@ const QUIET: u32 = 240;
 const MOST: usize = 16;
 /// How often what is missing is sought: nobody rotates a log thrice within a millisecond.
 const TRIES: usize = 3;
-/// What is read at once of one file.
+/// What is read at once of one file, at most and at least.
 const CHUNK: usize = 256 << 10;
+const LEAST: usize = 4 << 10;
 
 /// A file that is held open: its name may be another's by now.
 pub trait LogFile {
@@ -30,7 +32,7 @@ pub trait LogFile {
     ///
     /// # Errors
     /// It cannot be told.
-    fn stat(&mut self) -> io::Result<(u64, i128)>;
+    fn stat(&mut self) -> io::Result<(u64, i64)>;
 
     /// Reads at a place; 0: there is nothing.
     ///
@@ -73,7 +75,7 @@ pub enum Loss {
 }
 
 /// What a look came to.
-#[derive(Clone, PartialEq, Eq, Debug, Default)]
+#[derive(Debug, Default)]
 pub struct Polled {
     /// By what became of it.
     pub read: Read,
@@ -85,67 +87,8 @@ pub struct Polled {
     pub there: bool,
     /// What was missed.
     pub lost: Vec<Loss>,
-}
-
-struct Open<T> {
-    file: T,
-    reached: Reached,
-    unfinished: Unfinished,
-    quiet: u32,
-}
-
-impl<T: LogFile> Open<T> {
-    fn new(file: T, reached: Reached) -> Self {
-        let reached = Reached { file: file.id(), ..reached };
-        Self { file, reached, unfinished: Unfinished::default(), quiet: 0 }
-    }
-
-    fn from_the_beginning(file: T) -> Self {
-        let id = file.id();
-        Self::new(file, Reached::beginning(id))
-    }
-
-    fn position(&self) -> u64 {
-        self.reached.offset + self.unfinished.length
-    }
-}
-
-/// What became of a file since it was read.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-enum Became {
-    /// It goes on: so much can be read.
-    Grown(u64),
-    /// Its end was cut off, and it begins as before: a host that lost its power.
-    Shorter(u64),
-    /// It has other contents.
-    Other,
-}
-
-fn head_of(file: &mut impl LogFile, length: u64) -> io::Result<Head> {
-    let mut bytes = vec![0; usize::try_from(length.min(HEAD)).unwrap_or(0)];
-    let mut filled = 0;
-    while filled < bytes.len() {
-        match file.read_at(filled as u64, &mut bytes[filled..])? {
-            0 => break,
-            more => filled += more,
-        }
-    }
-    Ok(Head::of(&bytes[..filled]))
-}
-
-/// What a file is to somebody who came as far as this.
-fn became(file: &mut impl LogFile, head: Head, position: u64) -> io::Result<Became> {
-    if head_of(file, head.length)? != head {
-        return Ok(Became::Other);
-    }
-    // Looked at after the head: what grew between is read at the next look.
-    let (size, _) = file.stat()?;
-    Ok(match size.checked_sub(position) {
-        Some(more) => Became::Grown(more),
-        // Nothing of it is as it was.
-        None if head.length == 0 || size < head.length => Became::Other,
-        None => Became::Shorter(size),
-    })
+    /// A file or the folder could not be read. What was handed out before stands in the bookmark.
+    pub error: Option<io::Error>,
 }
 
 /// Follows one log.
@@ -203,14 +146,16 @@ impl<F: Folder> Follower<F> {
         self.files.iter().map(|one| one.unfinished.kept()).collect()
     }
 
-    /// Reads what is there, about `budget` bytes of it at most, and hands out its lines.
-    ///
-    /// # Errors
-    /// A file or the folder cannot be read. What was handed out stands in the bookmark, and the next call goes on.
-    pub fn poll(&mut self, budget: usize, take: &mut impl FnMut(Raw<'_>)) -> io::Result<Polled> {
+    /// Reads what is there, about `budget` bytes of it at most, and hands out its lines. After an error the next call goes on.
+    pub fn poll(&mut self, budget: usize, take: &mut impl FnMut(Raw<'_>)) -> Polled {
         let mut polled = Polled::default();
+        polled.error = self.look(budget, &mut polled, take).err();
+        polled
+    }
+
+    fn look(&mut self, budget: usize, polled: &mut Polled, take: &mut impl FnMut(Raw<'_>)) -> io::Result<()> {
         if let Some(before) = self.before.clone() {
-            self.find(&before, &mut polled)?;
+            self.find(&before, polled)?;
             self.before = None;
         }
         self.follow_the_name()?;
@@ -218,7 +163,7 @@ impl<F: Folder> Follower<F> {
         let mut left = budget;
         let mut at = 0;
         while at < self.files.len() {
-            let (copies, read) = self.read(at, &mut left, &mut polled, take)?;
+            let (copies, read) = self.read(at, &mut left, polled, take)?;
             // What is left of it first.
             if !copies.is_empty() {
                 self.files.splice(at..at, copies);
@@ -229,7 +174,7 @@ impl<F: Folder> Follower<F> {
             at += 1;
         }
         self.let_go();
-        Ok(polled)
+        Ok(())
     }
 
     /// Files that were followed before, wherever they are now, and those that were begun and left since. What is missing may
@@ -308,7 +253,7 @@ impl<F: Folder> Follower<F> {
             let between =
                 left_between(self.folder.siblings()?, Some(id), newest, &mut self.files, &self.done)?;
             self.files.extend(between.into_iter().filter(|one| one.file.id() != id));
-            self.files.push(Open::from_the_beginning(file));
+            self.files.push(Open::from_the_beginning(file, newest)?);
         }
         self.named = Some(id);
         Ok(())
@@ -327,7 +272,8 @@ impl<F: Folder> Follower<F> {
             let one = &mut self.files[at];
             let (head, position) = (one.reached.head, one.position());
             let more = match became(&mut one.file, head, position)? {
-                Became::Grown(0) => return Ok((vec![], any)),
+                Became::Grown(0) if head.length > 0 => return Ok((vec![], any)),
+                Became::Grown(0) => return Ok((self.still_empty(at)?, any)),
                 Became::Grown(more) => more,
                 Became::Shorter(size) => {
                     cut_off(one, size)?;
@@ -340,7 +286,9 @@ impl<F: Folder> Follower<F> {
                 polled.behind += more;
                 return Ok((vec![], any));
             }
-            let wanted = usize::try_from(more).unwrap_or(CHUNK).min(CHUNK).min(*left);
+            // A beginning at least: by less of it a file is not told from others.
+            let most = CHUNK.min((*left).max(LEAST));
+            let wanted = usize::try_from(more).unwrap_or(most).min(most);
             let got = one.file.read_at(position, &mut self.buffer[..wanted])?;
             // Emptied while it was read, what was read may be of either. The copy has it, where it is of the first.
             match became(&mut one.file, head, position + got as u64)? {
@@ -348,17 +296,44 @@ impl<F: Folder> Follower<F> {
                 Became::Grown(_) => {}
                 Became::Shorter(_) | Became::Other => continue,
             }
-            *left -= got;
+            *left = left.saturating_sub(got);
             any = true;
             let bytes = &self.buffer[..got];
             one.reached.head.extend(position, bytes);
             one.unfinished.feed(bytes, self.format, &mut one.reached, &mut polled.read, take);
+            if head.length == 0 {
+                let missed = self.before_the_first_line(at)?;
+                if !missed.is_empty() {
+                    return Ok((missed, true));
+                }
+            }
         }
+    }
+
+    /// A file that is empty and was written to has been emptied.
+    fn still_empty(&mut self, at: usize) -> io::Result<Vec<Open<F::File>>> {
+        let one = &mut self.files[at];
+        let (size, written) = one.file.stat()?;
+        if size > 0 || written == one.reached.written {
+            return Ok(vec![]);
+        }
+        let missed = self.before_the_first_line(at)?;
+        self.files[at].reached.written = written;
+        Ok(missed)
+    }
+
+    /// What is read first of a file tells its copies from others: one that came since it was last looked at, and does not begin
+    /// so, is what was in it before it was emptied unseen.
+    fn before_the_first_line(&mut self, at: usize) -> io::Result<Vec<Open<F::File>>> {
+        let since = self.files[at].reached.written;
+        left_between(self.folder.siblings()?, None, Some(since), &mut self.files, &self.done)
     }
 
     /// A file has other contents: it begins anew, and what was not read of the old ones is sought.
     fn emptied(&mut self, at: usize, polled: &mut Polled) -> io::Result<Vec<Open<F::File>>> {
         let reached = self.files[at].reached;
+        // Before copies are looked for: one that comes later is newer.
+        let written = self.files[at].file.stat()?.1;
         let mut there = self.folder.siblings()?;
         there.retain(|copy| self.files.iter().all(|one| one.file.id() != copy.id()));
         let mut copies = vec![];
@@ -373,7 +348,7 @@ impl<F: Folder> Follower<F> {
             polled.lost.push(Loss::Emptied);
         }
         let one = &mut self.files[at];
-        one.reached = Reached::beginning(one.reached.file);
+        one.reached = Reached { written, ..Reached::beginning(one.reached.file) };
         one.unfinished.forget();
         Ok(copies)
     }
@@ -394,102 +369,4 @@ impl<F: Folder> Follower<F> {
         self.files = stay;
         self.done.drain(..self.done.len().saturating_sub(MOST));
     }
-}
-
-/// The file that somebody came so far in: by its number, or the latest copy of it.
-fn find(there: &mut [impl LogFile], reached: &Reached) -> io::Result<Option<usize>> {
-    let mut copy: Option<(i128, usize)> = None;
-    for (place, file) in there.iter_mut().enumerate() {
-        let is_it = file.id() == reached.file;
-        match became(file, reached.head, reached.offset)? {
-            Became::Grown(_) | Became::Shorter(_) if is_it => return Ok(Some(place)),
-            Became::Grown(_) if reached.head.length > 0 => copy = copy.max(Some((file.stat()?.1, place))),
-            _ => {}
-        }
-    }
-    Ok(copy.map(|(_, place)| place))
-}
-
-fn begins_alike(there: &mut [impl LogFile], head: Head) -> io::Result<bool> {
-    for file in there {
-        if head.length > 0 && head_of(file, head.length)? == head {
-            return Ok(true);
-        }
-    }
-    Ok(false)
-}
-
-/// Files that were begun after the newest of those that were followed, and lost the name before anybody looked; and the one that
-/// has it now. Oldest first. Where none that was followed is left, nobody knows which those are.
-fn left_between<T: LogFile>(
-    there: Vec<T>,
-    named: Option<FileId>,
-    newest: Option<i128>,
-    known: &mut [Open<T>],
-    done: &[Reached],
-) -> io::Result<Vec<Open<T>>> {
-    let mut between = vec![];
-    for mut file in there {
-        let id = file.id();
-        let (size, written) = file.stat()?;
-        let is_known = known.iter().any(|one| one.file.id() == id);
-        // An empty one may be written to yet.
-        let later = newest.is_some_and(|newest| size == 0 || written > newest);
-        if is_known || (Some(id) != named && !(later && !is_copy(&mut file, known, done)?)) {
-            continue;
-        }
-        between.push((Some(id) == named, written, Open::from_the_beginning(file)));
-    }
-    between.sort_by_key(|(named, written, _)| (*named, *written));
-    Ok(between.into_iter().map(|(.., one)| one).collect())
-}
-
-/// Whether it is one that was read, or a copy of one that is read.
-fn is_copy<T: LogFile>(file: &mut T, known: &mut [Open<T>], done: &[Reached]) -> io::Result<bool> {
-    for one in known {
-        // Of what was read of it so far, little may be known: all that it begins with now is compared.
-        let length = file.stat()?.0.min(one.file.stat()?.0);
-        if length > 0 && head_of(&mut one.file, length)? == head_of(file, length)? {
-            return Ok(true);
-        }
-        // It was emptied since, and this is what was in it.
-        let head = one.reached.head;
-        if head.length > 0
-            && head_of(&mut one.file, head.length)? != head
-            && head_of(file, head.length)? == head
-        {
-            return Ok(true);
-        }
-    }
-    for head in done.iter().map(|reached| reached.head) {
-        if head.length > 0 && head_of(file, head.length)? == head {
-            return Ok(true);
-        }
-    }
-    Ok(false)
-}
-
-/// A file that is read from its end on. A line that has begun is nobody's.
-fn at_the_end(file: &mut impl LogFile) -> io::Result<Reached> {
-    let (size, _) = file.stat()?;
-    let head = head_of(file, size)?;
-    Ok(Reached { offset: size, head, within: !ends_a_line(file, size)?, ..Reached::beginning(file.id()) })
-}
-
-fn ends_a_line(file: &mut impl LogFile, size: u64) -> io::Result<bool> {
-    let mut last = [b'\n'];
-    if size > 0 {
-        file.read_at(size - 1, &mut last)?;
-    }
-    Ok(last == [b'\n'])
-}
-
-/// What stood after this is gone; of what comes, nothing was read.
-fn cut_off<T: LogFile>(one: &mut Open<T>, size: u64) -> io::Result<()> {
-    one.unfinished.forget();
-    if size < one.reached.offset {
-        one.reached.offset = size;
-        one.reached.within = !ends_a_line(&mut one.file, size)?;
-    }
-    Ok(())
 }

@@ -3,7 +3,7 @@
 //! Owns: where lines end, what is kept of one that has not ended, and what is left out. Memory is bounded: of a line longer than
 //! [`LONGEST`] nothing is kept but that it is one. Must not: know what a line says, or where bytes come from.
 
-use super::bookmark::Reached;
+use super::bookmark::{FileId, Reached};
 use super::container::{self, Envelope};
 
 /// Of longer lines nothing is kept: no reader reads one (`signal::log` reads up to 16 KiB; Docker's envelope adds a little, and
@@ -74,20 +74,15 @@ impl Unfinished {
     ) {
         while let Some(end) = memchr::memchr(b'\n', bytes) {
             let (rest, after) = (&bytes[..end], &bytes[end + 1..]);
-            let whole = !(self.endless || reached.within);
-            if self.kept.is_empty() {
-                line(
-                    if whole && rest.len() <= LONGEST { Some(rest) } else { None },
-                    format,
-                    reached,
-                    read,
-                    take,
-                );
+            let part = if self.kept.is_empty() { without_nuls(rest) } else { rest };
+            let fits = !self.endless && !reached.within && self.kept.len() + part.len() <= LONGEST;
+            let text = if self.kept.is_empty() {
+                part
             } else {
-                let fits = whole && self.kept.len() + rest.len() <= LONGEST;
-                self.kept.extend_from_slice(if fits { rest } else { &[] });
-                line(fits.then_some(&self.kept), format, reached, read, take);
-            }
+                self.kept.extend_from_slice(if fits { part } else { &[] });
+                &self.kept
+            };
+            line(fits.then_some(text), format, reached, read, take);
             reached.offset += self.length + rest.len() as u64 + 1;
             reached.within = false;
             self.forget();
@@ -116,6 +111,27 @@ impl Unfinished {
     }
 }
 
+/// Lines of what comes by a pipe.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Stream {
+    unfinished: Unfinished,
+    reached: Reached,
+}
+
+impl Default for Stream {
+    fn default() -> Self {
+        let no_file = FileId { device: 0, inode: 0 };
+        Self { unfinished: Unfinished::default(), reached: Reached::beginning(no_file) }
+    }
+}
+
+impl Stream {
+    /// Takes the next bytes in, and hands on whole lines.
+    pub fn feed(&mut self, bytes: &[u8], take: &mut impl FnMut(Raw<'_>)) {
+        self.unfinished.feed(bytes, Format::Plain, &mut self.reached, &mut Read::default(), take);
+    }
+}
+
 fn without_nuls(bytes: &[u8]) -> &[u8] {
     let first = bytes.iter().position(|byte| *byte != 0).unwrap_or(bytes.len());
     &bytes[first..]
@@ -134,7 +150,6 @@ fn line(
         read.cut += 1;
         return;
     };
-    let text = without_nuls(text);
     read.not_utf8 += u64::from(std::str::from_utf8(text).is_err());
     match format {
         Format::Plain => take(Raw { text: text.strip_suffix(b"\r").unwrap_or(text), time: "" }),

@@ -11,6 +11,7 @@
 //! | `container` | lines in Docker's `json-file` envelopes |
 //! | `journal` | lines in journald's JSON |
 //! | `files` | the files of one log, and which of them is read from where |
+//! | `identity` | which file is which, and what became of it |
 //!
 //! **Why a file is known by its first bytes too.** Its number is given to another file once it is deleted, and one that was
 //! copied and emptied (logrotate's `copytruncate`) keeps its number and has other contents. A log's first line holds a time, so
@@ -19,6 +20,7 @@
 mod bookmark;
 mod container;
 mod files;
+mod identity;
 mod journal;
 mod lines;
 #[cfg(test)]
@@ -28,4 +30,4 @@ pub use bookmark::{Bookmark, FileId, Head, Reached};
 pub use container::{Envelope, envelope};
 pub use files::{Folder, Follower, LogFile, Loss, Polled};
 pub use journal::{Entry, entry};
-pub use lines::{Format, Raw, Read};
+pub use lines::{Format, Raw, Read, Stream};

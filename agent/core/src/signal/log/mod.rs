@@ -7,6 +7,7 @@
 //! the log line for one. A line is read by its MTA's own grammar, and where a stranger's text could be taken for a field of
 //! the line, the line is [`Line::Ambiguous`]: counted, and of no meaning.
 
+mod counted;
 mod exim;
 mod opensmtpd;
 mod postfix;
@@ -18,6 +19,10 @@ use std::net::IpAddr;
 use jiff::Timestamp;
 use jiff::tz::TimeZone;
 use serde::{Deserialize, Serialize};
+
+use super::follow::Entry;
+
+pub use counted::{LogCounts, RECIPIENTS};
 
 /// Longer lines are not read: Postfix cuts what it logs at 2,000 bytes or so, and syslog at 8,192.
 const LONGEST: usize = 16_384;
@@ -107,8 +112,44 @@ pub fn read(mta: Mta, line: &[u8], zone: &TimeZone, now: Timestamp) -> Line {
     .unwrap_or(Line::Other)
 }
 
+/// Reads what journald has of a line: its head is in fields of the entry.
+#[must_use]
+pub fn read_entry(mta: Mta, entry: &Entry, zone: &TimeZone, now: Timestamp) -> Line {
+    let Some(message) = &entry.message else { return Line::Other };
+    let program = entry.program.as_deref().unwrap_or_default();
+    let is_name = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'/' | b'-' | b'_' | b'.');
+    if mta == Mta::Exim || program.is_empty() || !program.bytes().all(is_name) {
+        return read(mta, message, zone, now).told_at(entry.at);
+    }
+    let at = entry.at.unwrap_or(now);
+    let pid = entry.pid.map_or_else(String::new, |pid| format!("[{pid}]"));
+    let mut line = format!("{at} journal {program}{pid}: ").into_bytes();
+    line.extend_from_slice(message);
+    read(mta, &line, zone, now)
+}
+
+impl Line {
+    /// As somebody else wrote down when it was: a line has whole seconds at times, of a zone that it does not say.
+    #[must_use]
+    pub fn told_at(mut self, told: Option<Timestamp>) -> Self {
+        if let (Self::Delivery(one), Some(told)) = (&mut self, told) {
+            one.at = Some(told);
+        }
+        self
+    }
+
+    /// As a container's: its processes have numbers there that are others' here.
+    #[must_use]
+    pub fn in_container(mut self) -> Self {
+        if let Self::Delivery(one) = &mut self {
+            one.pid = None;
+        }
+        self
+    }
+}
+
 fn may_be(mta: Mta, line: &[u8]) -> bool {
-    let has = |needle: &[u8]| line.windows(needle.len()).any(|window| window == needle);
+    let has = |needle: &[u8]| memchr::memmem::find(line, needle).is_some();
     match mta {
         Mta::Postfix => has(b", status="),
         Mta::Exim => has(b" H="),
@@ -257,6 +298,60 @@ mod tests {
         assert_eq!(deferred.reply, "451 4.7.1 try later");
         let own = "Nov 25 11:59:58 host sm-mta[77]: 5AP: to=<a@b>, mailer=esmtp, relay=mx.b. [192.0.2.25], dsn=4.0.0, stat=Deferred: Connection refused by mx.b.";
         assert_eq!(reading(Mta::Sendmail, own), Line::NoReply);
+    }
+
+    /// Heads that syslog daemons write otherwise, and Exim by syslog.
+    #[test]
+    fn heads_of_every_kind() {
+        let message = "A1: to=<a@b>, relay=mx[192.0.2.1]:25, delay=1, dsn=2.0.0, status=sent (250 ok)";
+        for head in [
+            "<22>Nov 25 11:59:58 host postfix/smtp[7]: ",
+            "<22>2026-11-25T11:59:58Z host postfix/smtp[7]: ",
+            "<22>1 2026-11-25T11:59:58Z host postfix/smtp 7 - - ",
+            "<22>1 2026-11-25T11:59:58Z host postfix/smtp 7 - [a@1 b=\"c\\]d\"][e@1 f=\"g\"] \u{feff}",
+        ] {
+            let found = delivery(Mta::Postfix, &format!("{head}{message}"));
+            assert_eq!(found.at, Some("2026-11-25T11:59:58Z".parse().unwrap()), "{head}");
+            assert_eq!(found.pid, Some(7), "{head}");
+        }
+        for bad in ["<>Nov 25 11:59:58 host postfix/smtp[7]: ", "<22>1 x host postfix/smtp 7 - [a ", "<22"] {
+            assert_eq!(reading(Mta::Postfix, &format!("{bad}{message}")), Line::Other, "{bad}");
+        }
+        let message = "1vNabc-00000000AbC-1x2y >> a@b.example R=r T=t H=mx [192.0.2.25]:25 I=[198.18.0.2]:40001 C=\"250 ok\"";
+        for head in [
+            "2026-11-25 11:59:58 ",
+            "Nov 25 11:59:58 host exim[7]: ",
+            "2026-11-25T11:59:58+00:00 host exim4[7]: 2026-11-25 11:59:58 ",
+            "<22>Nov 25 11:59:58 host exim[7]: [7] ",
+        ] {
+            let found = delivery(Mta::Exim, &format!("{head}{message}"));
+            assert_eq!(found.at, Some("2026-11-25T11:59:58Z".parse().unwrap()), "{head}");
+            assert_eq!(found.local_port, Some(40001));
+        }
+        assert_eq!(reading(Mta::Exim, &format!("Nov 25 11:59:58 host other[7]: {message}")), Line::Other);
+    }
+
+    /// journald has the head in fields, and the time and process from the kernel.
+    #[test]
+    fn entries_of_the_journal() {
+        let entry = |program: &str, message: &str| Entry {
+            cursor: "c".into(),
+            at: Some("2026-11-25T11:59:58.000001Z".parse().unwrap()),
+            program: Some(program.into()),
+            pid: Some(7),
+            message: Some(message.into()),
+        };
+        let read = |mta, entry: &Entry| read_entry(mta, entry, &TimeZone::UTC, now());
+        let postfix = "A1: to=<a@b>, relay=mx[192.0.2.1]:25, delay=1, dsn=2.0.0, status=sent (250 ok)";
+        let Line::Delivery(found) = read(Mta::Postfix, &entry("postfix/smtp", postfix)) else { panic!() };
+        assert_eq!((found.pid, found.at), (Some(7), entry("", "").at));
+        let exim = "2026-11-25 12:59:58 1vNabc-00000000AbC-1x2y => a@b.example R=r T=t H=mx [192.0.2.25] C=\"250 ok\"";
+        let Line::Delivery(found) = read(Mta::Exim, &entry("exim4", exim)) else { panic!() };
+        assert_eq!(found.at, entry("", "").at, "journald's time");
+        // A name that anybody chose does not forge a head.
+        let forged = "x postfix/smtp[1]: B: to=<a@b>";
+        assert_eq!(read(Mta::Postfix, &entry(forged, postfix)), Line::Other);
+        assert_eq!(read(Mta::Postfix, &Entry { message: None, ..entry("postfix/smtp", "") }), Line::Other);
     }
 
     /// Whoever is written to, or receives, may write what looks like the MTA's own fields.

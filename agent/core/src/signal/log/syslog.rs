@@ -1,7 +1,7 @@
 //! What stands before an MTA's own words: time, host, program and process.
 //!
-//! Owns: RFC 3164 as syslog daemons write it, and the ISO time that rsyslog and journald write in its place. Must not: know
-//! an MTA.
+//! Owns: RFC 3164 as syslog daemons write it, the ISO time that rsyslog and journald write in its place, a priority before either,
+//! and RFC 5424. Must not: know an MTA.
 
 use jiff::Timestamp;
 use jiff::civil::{Date, DateTime, Time};
@@ -19,8 +19,51 @@ pub(super) struct Headed<'t> {
 const MONTHS: [&str; 12] =
     ["Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec"];
 
-/// `TIME HOST PROGRAM[PID]: MESSAGE`.
+/// `[<PRIORITY>]TIME HOST PROGRAM[PID]: MESSAGE`, or RFC 5424's `<PRIORITY>1 TIME HOST PROGRAM PID MSGID DATA MESSAGE`.
 pub(super) fn read<'t>(line: &'t str, clock: &Clock<'_>) -> Option<Headed<'t>> {
+    let Some((priority, rest)) = line.strip_prefix('<').and_then(|rest| rest.split_once('>')) else {
+        return bsd_or_iso(line, clock);
+    };
+    if priority.is_empty() || priority.len() > 3 || !priority.bytes().all(|byte| byte.is_ascii_digit()) {
+        return None;
+    }
+    rest.strip_prefix("1 ").map_or_else(|| bsd_or_iso(rest, clock), rfc5424)
+}
+
+/// Section 6 of RFC 5424.
+fn rfc5424(text: &str) -> Option<Headed<'_>> {
+    let mut words = text.splitn(6, ' ');
+    let (time, _host, program) = (words.next()?, words.next()?, words.next()?);
+    let (pid, _kind, rest) = (words.next()?, words.next()?, words.next()?);
+    let message = after_data(rest)?.strip_prefix(' ')?;
+    Some(Headed {
+        at: time.parse().ok(),
+        program,
+        pid: pid.parse().ok(),
+        message: message.strip_prefix('\u{feff}').unwrap_or(message),
+    })
+}
+
+/// What follows structured data: `-`, or `[...]` once or more, in which `\]` ends nothing.
+fn after_data(text: &str) -> Option<&str> {
+    if let Some(rest) = text.strip_prefix('-') {
+        return Some(rest);
+    }
+    let (mut rest, mut any) = (text, false);
+    while let Some(inside) = rest.strip_prefix('[') {
+        let mut escaped = false;
+        let end = inside.find(|c| {
+            let ends = c == ']' && !escaped;
+            escaped = c == '\\' && !escaped;
+            ends
+        })?;
+        (rest, any) = (&inside[end + 1..], true);
+    }
+    any.then_some(rest)
+}
+
+/// `TIME HOST PROGRAM[PID]: MESSAGE`.
+fn bsd_or_iso<'t>(line: &'t str, clock: &Clock<'_>) -> Option<Headed<'t>> {
     let (at, rest) = match line.as_bytes().first()? {
         b'0'..=b'9' => {
             let (time, rest) = line.split_once(' ')?;
