@@ -96,6 +96,9 @@ fn an_event_reaches_a_url_and_a_program_and_neither_holds_up_anybody() {
     .unwrap();
     assert!(about.starts_with("suspended main-1\n"), "{about}");
     assert!(about.contains("CapEff:\t0000000000000000"), "it has capabilities: {about}");
+    let agent = fs::read_to_string(format!("/proc/{}/status", scene.agent.pid().unwrap())).unwrap();
+    let has_some = !agent.contains("CapAmb:\t0000000000000000");
+    assert!(has_some, "the agent itself has none to pass on, so that this shows nothing: {agent}");
     poll::until(SHOWN, "the one that hangs to be killed", || {
         Ok((deliveries(&scene, "slow", "failed") >= 1.0).then_some(()))
     })

@@ -26,8 +26,9 @@ pub(super) fn url(written: &At<String>, code: &'static str, problems: &mut Vec<P
         Some(_) if written.value.len() > LONGEST => "too long",
         Some(_) => return true,
     };
+    // Not repeated: a problem is shown in status and logs, and secrets stand in URLs.
     problems.push(
-        Problem::error(code, format!("`{}` is no URL that can be asked", written.value))
+        Problem::error(code, "this is no URL that can be asked")
             .at(&written.span, why)
             .help("Write \"https://HOST/PATH\", or with a port \"http://127.0.0.1:9094/PATH\"."),
     );
