@@ -11,7 +11,7 @@ use std::time::Duration;
 use jiff::SignedDuration;
 use mailsteer_core::config::DnsSettings;
 use mailsteer_core::decide::World;
-use mailsteer_core::signal::dns::{Check, Plan, Report, Watch};
+use mailsteer_core::signal::dns::{Check, Plan, Report, Subject, Watch};
 use tokio::sync::mpsc::{self, WeakSender};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
@@ -31,15 +31,19 @@ const IDLE: Duration = Duration::from_secs(60);
 pub(super) struct Wanted {
     settings: Option<DnsSettings>,
     plan: Plan,
-    /// Public addresses that are known to fail a check from before.
-    lost: BTreeSet<(IpAddr, Check)>,
+    /// What is known to fail a check from before.
+    lost: BTreeSet<(Subject, Check)>,
 }
 
 impl Wanted {
     pub(super) fn of(world: &World) -> Self {
         let public: BTreeMap<IpAddr, IpAddr> =
             world.pool_sources().map(|source| (source.local, source.public)).collect();
-        let lost = world.dns_faults().filter_map(|(local, check, _)| Some((*public.get(&local)?, check)));
+        let sources = world
+            .dns_faults()
+            .filter_map(|(local, check, _)| Some((Subject::Source(*public.get(&local)?), check)));
+        let domains = world.dns_domain_faults();
+        let lost = sources.chain(domains.map(|(name, check, _)| (Subject::Domain(name.to_owned()), check)));
         let settings = world.config().dns.clone();
         let plan = settings.as_ref().map(|settings| Plan::of(world.config(), settings)).unwrap_or_default();
         Self { settings, plan, lost: lost.collect() }

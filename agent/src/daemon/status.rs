@@ -78,8 +78,9 @@ fn dns_faults(world: &World) -> Vec<String> {
             format!("every {family} source of pool {pool} fails a DNS check that is required: none is barred for it")
         })
         .collect();
-    let mut faults = world.dns_faults();
-    if let Some((_, check, what)) = faults.next() {
+    let sources = world.dns_faults().map(|(_, check, what)| (check, what));
+    let mut faults = sources.chain(world.dns_domain_faults().map(|(_, check, what)| (check, what)));
+    if let Some((check, what)) = faults.next() {
         let more = faults.count();
         let more = if more == 0 { String::new() } else { format!(" (and {more} more: `mailsteer events`)") };
         words.push(format!("DNS check {}: {what}{more}", check.as_str()));

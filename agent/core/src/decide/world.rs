@@ -473,6 +473,11 @@ impl World {
         self.traffic.faults()
     }
 
+    /// Domains that are known to fail a DNS check, with what is wrong.
+    pub fn dns_domain_faults(&self) -> impl Iterator<Item = (&str, Check, &str)> + '_ {
+        self.traffic.domain_faults()
+    }
+
     /// Pools and families of which every source fails a required DNS check, so that none is barred for it.
     #[must_use]
     pub fn whole_pool_faults(&self) -> BTreeSet<(&str, Family)> {

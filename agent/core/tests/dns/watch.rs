@@ -74,10 +74,10 @@ fn a_moment_and_what_is_unknown_count_for_nothing() {
 
 #[test]
 fn who_failed_before_the_agent_began_has_to_be_seen_well_twice() {
-    let mut watch = Watch::new(HOUR, [(address(), Check::Spf)], at(0));
+    let mut watch = Watch::new(HOUR, [(Subject::Source(address()), Check::Spf)], at(0));
     assert_eq!(watch.took(&with(Outcome::Ok), 0, at(0)), []);
     assert_eq!(watch.took(&with(Outcome::Ok), 0, at(300)), [restored()]);
-    let mut watch = Watch::new(HOUR, [(address(), Check::Spf)], at(0));
+    let mut watch = Watch::new(HOUR, [(Subject::Source(address()), Check::Spf)], at(0));
     assert_eq!(watch.took(&with(Outcome::Failed), 0, at(0)), [], "that is known");
 }
 

@@ -62,3 +62,42 @@ async fn ask(server: SocketAddr, name: &str) -> Result<Reply, String> {
         });
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A resolver that first answers somebody else's question, then this one.
+    async fn answering(code: ResponseCode, validated: bool) -> SocketAddr {
+        let socket = UdpSocket::bind("127.0.0.1:0").await.unwrap();
+        let at = socket.local_addr().unwrap();
+        tokio::spawn(async move {
+            let mut buffer = [0; LARGEST];
+            let (length, from) = socket.recv_from(&mut buffer).await.unwrap();
+            let question = Message::from_vec(&buffer[..length]).unwrap();
+            assert!(question.metadata.authentic_data && question.metadata.recursion_desired);
+            for (id, validated) in
+                [(question.metadata.id.wrapping_add(1), !validated), (question.metadata.id, validated)]
+            {
+                let mut answer = Message::response(id, OpCode::Query);
+                answer.metadata.authentic_data = validated;
+                answer.metadata.response_code = code;
+                answer.add_query(question.queries[0].clone());
+                socket.send_to(&answer.to_vec().unwrap(), from).await.unwrap();
+            }
+        });
+        at
+    }
+
+    #[tokio::test]
+    async fn the_bit_of_the_answer_to_this_question_counts() {
+        for validated in [true, false] {
+            for code in [ResponseCode::NoError, ResponseCode::NXDomain] {
+                let said = ask(answering(code, validated).await, "example.com").await;
+                assert_eq!(said, Ok(Reply::Validated(validated)));
+            }
+        }
+        let forged = ask(answering(ResponseCode::ServFail, false).await, "").await;
+        assert!(matches!(forged, Ok(Reply::Failed(_))), "{forged:?}");
+    }
+}

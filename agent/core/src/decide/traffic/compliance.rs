@@ -25,6 +25,8 @@ const MORE: SignedDuration = SignedDuration::from_mins(10);
 #[derive(Clone, PartialEq, Debug, Default)]
 pub(super) struct Faults {
     failing: BTreeMap<IpAddr, BTreeMap<Check, String>>,
+    /// Domains that fail. They move nothing, and are kept to be told of.
+    domains: BTreeMap<(String, Check), String>,
     /// Those that go on, and why; each is said once.
     held: BTreeMap<IpAddr, (Check, Withheld)>,
 }
@@ -91,6 +93,9 @@ impl Traffic {
                     self.faults.failing.entry(local).or_default().insert(check, what.clone());
                 }
                 let (name, address) = named(subject);
+                if address.is_none() {
+                    self.faults.domains.insert((name.clone(), check), what.clone());
+                }
                 EventKind::DnsLost { name, address, check, what }
             }
             DnsEvent::Restored { subject, check } => {
@@ -101,6 +106,9 @@ impl Traffic {
                 }
                 self.faults.failing.retain(|_, checks| !checks.is_empty());
                 let (name, address) = named(subject);
+                if address.is_none() {
+                    self.faults.domains.remove(&(name.clone(), check));
+                }
                 EventKind::DnsRestored { name, address, check }
             }
         }
@@ -112,6 +120,11 @@ impl Traffic {
             .failing
             .iter()
             .flat_map(|(local, checks)| checks.iter().map(|(check, what)| (*local, *check, what.as_str())))
+    }
+
+    /// Which domains are known to fail which check.
+    pub(in crate::decide) fn domain_faults(&self) -> impl Iterator<Item = (&str, Check, &str)> {
+        self.faults.domains.iter().map(|((name, check), what)| (name.as_str(), *check, what.as_str()))
     }
 
     /// Pools and families whose sources all fail something required, so that none of them is barred for it.
@@ -129,6 +142,9 @@ impl Traffic {
         if config.dns.is_none() {
             self.faults = Faults::default();
         }
+        let domains = config.dns.iter().flat_map(|dns| &dns.domains);
+        let domains: BTreeSet<&str> = domains.map(|domain| domain.name.as_str()).collect();
+        self.faults.domains.retain(|(name, _), _| domains.contains(name.as_str()));
         let is_known = |local: &IpAddr| {
             config.pools.values().flat_map(|pool| &pool.sources).any(|one| one.local == *local)
         };

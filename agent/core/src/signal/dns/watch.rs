@@ -64,16 +64,14 @@ pub struct Watch {
 }
 
 impl Watch {
-    /// `lost`: sources that are known to fail from before.
+    /// `lost`: what is known to fail from before.
     #[must_use]
     pub fn new(
         interval: SignedDuration,
-        lost: impl IntoIterator<Item = (IpAddr, Check)>,
+        lost: impl IntoIterator<Item = (Subject, Check)>,
         now: Timestamp,
     ) -> Self {
-        let seen = lost.into_iter().map(|(address, check)| {
-            ((Subject::Source(address), check), Seen { holds: Some(false), doubted: false })
-        });
+        let seen = lost.into_iter().map(|lost| (lost, Seen { holds: Some(false), doubted: false }));
         Self { interval, seen: seen.collect(), due: now }
     }
 
