@@ -115,6 +115,7 @@ fn config(shape: &Shape) -> Config {
         fuse: Fuse::default(),
         uplinks: if two { (0..2).map(uplink).collect() } else { Vec::new() },
         providers: Vec::new(),
+        learning: None,
         pools,
         streams,
         ..Config::observe_only()

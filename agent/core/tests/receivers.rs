@@ -364,8 +364,6 @@ fn config(text: &str) -> Config {
 }
 
 fn taught(world: &mut World, told: &[(&str, &str)]) {
-    let mut learner = learner(&[]);
-    let _ = learner.take_changed();
     let named = |(address, provider): &(&str, &str)| {
         let named = serde_json::json!({ "provider": provider, "host": "mx.test.example" });
         (ip(address), serde_json::from_value(named).unwrap())

@@ -5,7 +5,7 @@
 use std::fmt::Write as _;
 use std::net::IpAddr;
 
-use mailsteer_core::config::Tier;
+use mailsteer_core::config::{OTHER, Tier};
 
 use crate::api::view::*;
 
@@ -317,17 +317,17 @@ pub(super) fn explanation(e: &Explanation) -> String {
         let rows: Vec<_> = e.streams.iter().map(row).collect();
         let _ = write!(out, "\n{}", table(&["STREAM", "MATCH", "WHY"], &[], &rows));
     }
-    if let Some(provider) = &e.provider {
-        let by = e.provider_by.as_deref().map(|by| format!(", told by {by}")).unwrap_or_default();
-        let _ = writeln!(out, "\nprovider {provider}{by}");
-    }
     if let Some(pool) = &e.pool {
         let row = |s: &SourceStep| {
             let share = format!("{:.1} %", s.share * 100.0);
             vec![s.source.clone(), s.address.to_string(), tier(s.tier), share, s.why.clone()]
         };
         let rows: Vec<_> = e.sources.iter().map(row).collect();
-        let _ = writeln!(out, "\npool {pool}, {}", e.family);
+        let provider = e.provider.as_deref().unwrap_or("-");
+        let _ = writeln!(out, "\npool {pool}, {}, provider {provider}", e.family);
+        if let Some(by) = e.provider_by.as_deref().filter(|_| provider != OTHER) {
+            let _ = writeln!(out, "provider told by {by}\n");
+        }
         out.push_str(&table(&["SOURCE", "ADDRESS", "TIER", "SHARE", "WHY NOT"], &[3], &rows));
     }
     for text in &e.assumed {

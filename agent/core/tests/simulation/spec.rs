@@ -343,6 +343,7 @@ impl Spec {
             safety: self.safety,
             uplinks: if self.uplinks > 1 { (0..self.uplinks).map(uplink).collect() } else { Vec::new() },
             providers: (0..self.providers).map(provider).collect(),
+            learning: None,
             pools: (0..self.pools).map(pool).map(|pool| (pool.name.clone(), pool)).collect(),
             streams: (0..self.streams).map(stream).collect(),
             ..Config::observe_only()

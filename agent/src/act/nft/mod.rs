@@ -114,8 +114,9 @@ impl Table {
     /// When nft refuses (the old rules stand), or what stands afterwards differs.
     pub async fn apply(&mut self, spec: &TableSpec, elements: Elements<'_>) -> Result<Fingerprint, Error> {
         let connection = self.connection()?;
-        let (standing, sets) = (nftnl::chains(connection)?, nftnl::sets(connection)?);
+        let standing = nftnl::chains(connection)?;
         let timeouts = timeouts::ensure(connection)?;
+        let sets = nftnl::sets(connection)?;
         if !spec.guarded {
             connection.transaction(nftnl::declared_pairs())?;
         }
