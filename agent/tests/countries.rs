@@ -1,6 +1,5 @@
 //! A database of countries: what is read of it, and that a broken one gives words and never a panic.
 
-#[expect(unreachable_pub, reason = "the same file is a module of the end-to-end tests")]
 #[path = "../../tests/src/mmdb.rs"]
 pub mod mmdb;
 

@@ -284,7 +284,8 @@ impl<F: Folder> Follower<F> {
             if *left == 0 {
                 polled.more = true;
                 polled.behind += more;
-                return Ok((vec![], any));
+                // It is not quiet: nobody read it.
+                return Ok((vec![], true));
             }
             // A beginning at least: by less of it a file is not told from others.
             let most = CHUNK.min((*left).max(LEAST));

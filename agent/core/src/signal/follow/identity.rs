@@ -113,10 +113,11 @@ pub(super) fn left_between<T: LogFile>(
         let is_known = known.iter().any(|one| one.file.id() == id);
         // An empty one may be written to yet.
         let later = newest.is_some_and(|newest| size == 0 || written > newest);
-        if is_known || (Some(id) != named && (!later || is_copy(&mut file, known, done)?)) {
+        let has_name = Some(id) == named;
+        if is_known || !(has_name || later) || (!has_name && is_copy(&mut file, known, done)?) {
             continue;
         }
-        between.push((Some(id) == named, written, Open::from_the_beginning(file, newest)?));
+        between.push((has_name, written, Open::from_the_beginning(file, newest)?));
     }
     between.sort_by_key(|(named, written, _)| (*named, *written));
     Ok(between.into_iter().map(|(.., one)| one).collect())
