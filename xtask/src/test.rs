@@ -4,8 +4,8 @@
 //! here is listed with its reason, and in CI that is an error.
 
 use std::path::Path;
-use std::process::Command;
-use std::time::Instant;
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail};
 
@@ -41,6 +41,10 @@ const ROOTLESS: [&str; 3] = ["workspace", "architecture", "systemd"];
 /// The test of the eBPF programs: they stand as tcx links here, and as filters where the kernel is older.
 const BY_BOTH_HOOKS: &str = "bpf";
 
+/// Tests that wait for minutes while nothing happens, for what is asked twice has to be asked some minutes apart. They run side
+/// by side, when nobody measures time.
+const PATIENT: [&str; 4] = ["compliance", "feeds", "lists", "preflight"];
+
 /// The oldest kernel that is supported: Debian 12's own.
 const OLDEST: &str = "6.1";
 
@@ -51,6 +55,8 @@ struct Step {
     obstacle: Option<String>,
     /// Whether it counts tests; if not, it is one check.
     counts: bool,
+    /// Whether it runs beside others of its kind.
+    patient: bool,
     command: Command,
 }
 
@@ -75,9 +81,11 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     for step in checks()?.into_iter().filter(|step| wanted(&step.name)) {
         sum.run(step)?;
     }
-    for step in tests(&wanted)? {
+    let (patient, others): (Vec<_>, Vec<_>) = tests(&wanted)?.into_iter().partition(|step| step.patient);
+    for step in others {
         sum.run(step)?;
     }
+    sum.run_together(patient)?;
     let kernel = Step::kernel(OLDEST)?;
     if wanted(&kernel.name) {
         sum.run(kernel)?;
@@ -130,8 +138,10 @@ fn tests(wanted: &dyn Fn(&str) -> bool) -> Result<Vec<Step>> {
     for one in built.iter().filter(|one| one.kind != Kind::Program) {
         let package = package(&one.home)?;
         let needs_root = needs_root(package, one);
+        let patient = needs_root && PATIENT.contains(&one.name.as_str());
         for step in steps_of(one, package, agent).into_iter().filter(|step| wanted(&step.name)) {
-            steps.push((needs_root, if needs_root { step.rooted() } else { step }));
+            let step = if needs_root { step.rooted() } else { step };
+            steps.push((needs_root, Step { patient, ..step }));
         }
     }
     steps.sort_by(|(root, one), (other_root, other)| (root, &one.name).cmp(&(other_root, &other.name)));
@@ -213,14 +223,14 @@ fn targets(dir: &Path) -> Result<Vec<String>> {
 
 impl Step {
     fn plain(name: &str, command: Command) -> Self {
-        Self { name: name.to_owned(), obstacle: None, counts: true, command }
+        Self { name: name.to_owned(), obstacle: None, counts: true, patient: false, command }
     }
 
     fn program(name: &str, needs: &str, command: Command) -> Self {
         let obstacle = setup::find(needs)
             .is_none()
             .then(|| format!("{needs} is not installed: cargo xtask setup installs it"));
-        Self { name: name.to_owned(), obstacle, counts: false, command }
+        Self { obstacle, counts: false, ..Self::plain(name, command) }
     }
 
     /// The tests that are run on another kernel.
@@ -238,45 +248,82 @@ impl Step {
     }
 }
 
-impl Sum {
-    fn run(&mut self, mut step: Step) -> Result<()> {
-        if let Some(obstacle) = step.obstacle {
-            println!("\n==== SKIPPED {}: {obstacle}", step.name);
-            self.skipped.push(format!("{}: {obstacle}", step.name));
-            return Ok(());
+/// What a step said so far.
+#[derive(Default)]
+struct Heard {
+    passed: u64,
+    failed: u64,
+    failures: Vec<String>,
+    ignored: Vec<String>,
+}
+
+impl Heard {
+    fn hear(&mut self, line: &str) {
+        if let Some((passed, failed)) = counts(line) {
+            self.passed += passed;
+            self.failed += failed;
         }
+        let Some(test) = line.strip_prefix("test ") else { return };
+        if let Some(name) = test.strip_suffix(" ... FAILED") {
+            self.failures.push(name.to_owned());
+        }
+        if let Some((name, why)) = test.split_once(" ... ignored") {
+            self.ignored.push(format!("{name}: ignored{why}"));
+        }
+    }
+}
+
+impl Sum {
+    fn run(&mut self, step: Step) -> Result<()> {
+        let Some(mut step) = self.unless_skipped(step) else { return Ok(()) };
         println!("\n==== {}", step.name);
-        let began = Instant::now();
-        let (mut passed, mut failed, mut names) = (0, 0, Vec::new());
-        let ended_well = run::follow(&mut step.command, |line| {
-            if let Some((p, f)) = counts(line) {
-                passed += p;
-                failed += f;
+        let (began, mut heard) = (Instant::now(), Heard::default());
+        let ended_well = run::follow(&mut step.command, |line| heard.hear(line))?;
+        self.add(&step, heard, ended_well, began.elapsed());
+        Ok(())
+    }
+
+    /// Each says what it has to say when it is done.
+    fn run_together(&mut self, steps: Vec<Step>) -> Result<()> {
+        let steps: Vec<_> = steps.into_iter().filter_map(|step| self.unless_skipped(step)).collect();
+        let running: Vec<_> =
+            steps.into_iter().map(|step| std::thread::spawn(move || gather(step))).collect();
+        for one in running {
+            let Ok(done) = one.join() else { bail!("a step that ran beside others panicked") };
+            let (step, lines, ended_well, took) = done?;
+            println!("\n==== {}", step.name);
+            let mut heard = Heard::default();
+            for line in &lines {
+                println!("{line}");
+                heard.hear(line);
             }
-            if let Some(name) = line.strip_prefix("test ").and_then(|l| l.strip_suffix(" ... FAILED")) {
-                names.push(name.to_owned());
-            }
-            if let Some((name, why)) = line.strip_prefix("test ").and_then(|l| l.split_once(" ... ignored")) {
-                self.skipped.push(format!("{}: {name}: ignored{why}", step.name));
-            }
-        })?;
+            self.add(&step, heard, ended_well, took);
+        }
+        Ok(())
+    }
+
+    fn unless_skipped(&mut self, step: Step) -> Option<Step> {
+        let Some(obstacle) = &step.obstacle else { return Some(step) };
+        println!("\n==== SKIPPED {}: {obstacle}", step.name);
+        self.skipped.push(format!("{}: {obstacle}", step.name));
+        None
+    }
+
+    fn add(&mut self, step: &Step, heard: Heard, ended_well: bool, took: Duration) {
+        let Heard { mut passed, mut failed, failures, ignored } = heard;
         // A check counts as one; so does a test program that died before it could count.
         match (ended_well, step.counts) {
             (true, false) => passed = 1,
             (false, _) => failed = failed.max(1),
             (true, true) => {}
         }
-        println!(
-            "==== {}: {passed} passed, {failed} failed, {:.1} s",
-            step.name,
-            began.elapsed().as_secs_f64()
-        );
+        println!("==== {}: {passed} passed, {failed} failed, {:.1} s", step.name, took.as_secs_f64());
         self.passed += passed;
         self.failed += failed;
+        self.skipped.extend(ignored.iter().map(|test| format!("{}: {test}", step.name)));
         if failed > 0 {
-            self.failures.push(format!("{}: {}", step.name, names.join(", ")));
+            self.failures.push(format!("{}: {}", step.name, failures.join(", ")));
         }
-        Ok(())
     }
 
     fn tell(self) -> Result<()> {
@@ -298,6 +345,15 @@ impl Sum {
         }
         Ok(())
     }
+}
+
+/// Runs a step to its end: what it printed, whether it ended well, and how long it took.
+fn gather(mut step: Step) -> Result<(Step, Vec<String>, bool, Duration)> {
+    let began = Instant::now();
+    let output = step.command.stderr(Stdio::inherit()).output();
+    let output = output.with_context(|| format!("cannot start {:?}", step.command))?;
+    let lines = String::from_utf8_lossy(&output.stdout).lines().map(str::to_owned).collect();
+    Ok((step, lines, output.status.success(), began.elapsed()))
 }
 
 /// The counts in a line such as `test result: ok. 5 passed; 0 failed; 0 ignored; ...`.

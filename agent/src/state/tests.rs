@@ -191,7 +191,7 @@ fn every_earlier_schema_is_read() {
         assert_eq!((store.fault(), store.damages()), (None, vec![]), "schema {}", place + 1);
         assert_eq!(kept.word, word());
         assert_eq!(kept.beliefs, if place == 0 { Beliefs::default() } else { beliefs() });
-        assert_eq!(kept.heard, if place < 2 { Heard::default() } else { heard() });
+        assert_eq!(kept.heard, if place < 3 { Heard::default() } else { heard() });
         assert_eq!(kept.checkpoint.ledger.sums()[&name(Outcome::Attempted)], 41);
         assert_eq!(kept.checkpoint.ledger.seen()[&Place::Counters].origin, "boot/7");
         assert_eq!(kept.checkpoint.growth, checkpoint(0).growth);
