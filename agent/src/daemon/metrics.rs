@@ -182,8 +182,10 @@ impl Samples {
     }
 
     fn receivers(&mut self, shared: &Shared, published: &Published) {
-        for (provider, addresses) in published.decision.desired.receivers.iter() {
-            self.count(Metric::Receivers, &[provider], u64::try_from(addresses.len()).unwrap_or(u64::MAX));
+        let known = &published.decision.desired.receivers;
+        for provider in published.world.config().providers.iter().filter(|provider| provider.named) {
+            let addresses = known.get(&provider.name).map_or(0, |addresses| addresses.len());
+            self.count(Metric::Receivers, &[&provider.name], u64::try_from(addresses).unwrap_or(u64::MAX));
         }
         let Some(standing) = shared.learning() else { return };
         self.count(Metric::ReceiversDisputed, &[], u64::try_from(standing.conflicts).unwrap_or(u64::MAX));

@@ -241,7 +241,7 @@ pub(crate) fn explanation(who: Who, destination: Destination) -> Explanation {
             step("transactional", true, "user id 105"),
         ],
         provider: Some("other".into()),
-        provider_by: Some("its network 198.51.100.0/24".into()),
+        provider_by: None,
         pool: Some("transactional".into()),
         family: Family::V4,
         sources: vec![
