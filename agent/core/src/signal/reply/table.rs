@@ -16,6 +16,10 @@ use crate::config::document;
 use crate::config::problem::{Problem, code};
 use crate::config::read::{At, Keyed, Many, Word, Words, table};
 
+/// Room for the automaton of all patterns together, which grows as replies need it. In the library's own 2 MiB those of the
+/// default table have no room: it gives up, and a reply takes a hundred times as long.
+const AUTOMATON: usize = 32 << 20;
+
 /// The table that comes with mailsteer.
 pub const DEFAULT: &str = include_str!("../../../../../config/replies.toml");
 
@@ -124,7 +128,8 @@ impl ReplyTable {
                 rules.push(rule);
             }
         }
-        let patterns = RegexSetBuilder::new(patterns).case_insensitive(true).build();
+        let patterns =
+            RegexSetBuilder::new(patterns).case_insensitive(true).dfa_size_limit(AUTOMATON).build();
         if let Err(error) = &patterns {
             problems.push(Problem::error(code::PATTERN_INVALID, format!("all patterns together: {error}")));
         }
