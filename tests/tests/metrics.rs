@@ -42,7 +42,8 @@ fn prometheus_scrapes_every_metric_and_its_sums_are_the_connections_made() {
     let scene = Scene::new(Options::default(), more).unwrap();
     // There is no name at all: every check that looks for one fails, and has its series.
     let nameless = Dns::start(&scene.lab.world, &Records::default()).unwrap();
-    let dns = format!("[dns]\nresolver = \"{DNS}\"\n[domain.\"example.com\"]\n[providers]\nresolver = \"{DNS}\"\n");
+    let dns =
+        format!("[dns]\nresolver = \"{DNS}\"\n[domain.\"example.com\"]\n[providers]\nresolver = \"{DNS}\"\n");
     let log = scene.lab.dir().join("mail.log");
     std::fs::write(&log, "").unwrap();
     let logs = format!("[log.mail]\nfile = {log:?}\n");
