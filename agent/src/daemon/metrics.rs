@@ -184,7 +184,7 @@ impl Samples {
     fn receivers(&mut self, shared: &Shared, published: &Published) {
         let known = &published.decision.desired.receivers;
         for provider in published.world.config().providers.iter().filter(|provider| provider.named) {
-            let addresses = known.get(&provider.name).map_or(0, |addresses| addresses.len());
+            let addresses = known.get(&provider.name).map_or(0, std::collections::BTreeSet::len);
             self.count(Metric::Receivers, &[&provider.name], u64::try_from(addresses).unwrap_or(u64::MAX));
         }
         let Some(standing) = shared.learning() else { return };
