@@ -65,6 +65,12 @@ fn say(program: &str, lines: impl Iterator<Item = Vec<u8>>) {
     assert!(cat.wait().unwrap().success());
 }
 
+/// What journald has written down by now: it takes a line after the one who said it has ended.
+fn journalctl() -> Vec<u8> {
+    let mut command = Command::new("journalctl");
+    command.args(["--quiet", "--output=cat", "SYSLOG_IDENTIFIER=postfix/smtp"]).output().unwrap().stdout
+}
+
 fn line(number: u32) -> Vec<u8> {
     format!("A{number}: to=<a@b.example>, relay=mx[192.0.2.1]:25, delay=1, dsn=2.0.0, status=sent (250 2.0.0 {number})\n")
         .into_bytes()
@@ -75,6 +81,7 @@ fn line(number: u32) -> Vec<u8> {
 fn every_entry_once() {
     let _journald = journald();
     say("postfix/smtp", std::iter::once(line(0)));
+    eventually("the first entry", || !journalctl().is_empty());
     let log = Log {
         name: "mail".into(),
         mta: Mta::Postfix,
