@@ -81,20 +81,27 @@ pub struct Checked {
 
 impl Checked {
     pub(super) fn ok(check: Check, what: impl Into<String>) -> Self {
-        Self { check, outcome: Outcome::Ok, what: what.into(), advice: String::new() }
+        Self { check, outcome: Outcome::Ok, what: plain(what), advice: String::new() }
     }
 
     pub(super) fn failed(check: Check, what: impl Into<String>, advice: impl Into<String>) -> Self {
-        Self { check, outcome: Outcome::Failed, what: what.into(), advice: advice.into() }
+        Self { check, outcome: Outcome::Failed, what: plain(what), advice: plain(advice) }
     }
 
     pub(super) fn unknown(check: Check, what: impl Into<String>) -> Self {
-        Self { check, outcome: Outcome::Unknown, what: what.into(), advice: String::new() }
+        Self { check, outcome: Outcome::Unknown, what: plain(what), advice: String::new() }
     }
 
     fn advised(self, advice: impl Into<String>) -> Self {
-        Self { advice: advice.into(), ..self }
+        Self { advice: plain(advice), ..self }
     }
+}
+
+/// A sentence may quote what strangers published; it commands no terminal.
+fn plain(sentence: impl Into<String>) -> String {
+    let mut sentence = sentence.into();
+    sentence.retain(|c| !c.is_control());
+    sentence
 }
 
 type Judged = Result<Checked, Stop>;

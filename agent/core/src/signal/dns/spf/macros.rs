@@ -3,6 +3,8 @@
 use std::fmt::Write as _;
 use std::net::IpAddr;
 
+use crate::signal::dns::tags::shortened;
+
 /// A name of the DNS holds as many characters; what is longer loses labels from the left (section 7.3).
 const LONGEST: usize = 253;
 
@@ -137,7 +139,7 @@ fn has_top_label(text: &str) -> bool {
 impl Macro {
     /// What stands between the braces.
     fn read(text: &str, letters: &str) -> Result<Self, String> {
-        let bad = || format!("`%{{{text}}}` is no macro");
+        let bad = || format!("`%{{{}}}` is no macro", shortened(text));
         let written = text.chars().next().ok_or_else(bad)?;
         let letter = written.to_ascii_lowercase();
         if !letters.contains(letter) {
