@@ -12,6 +12,7 @@ use mailsteer_tests::agent::Agent;
 use mailsteer_tests::capture::Capture;
 use mailsteer_tests::lab::Lab;
 use mailsteer_tests::load::{Load, Report};
+use mailsteer_tests::mmdb;
 use mailsteer_tests::poll;
 use mailsteer_tests::receiver::Receiver;
 use mailsteer_tests::topology::{Options, receiver4, uplinks};
@@ -193,6 +194,35 @@ fn a_boot_with_a_broken_config_takes_the_last_good_one() {
     let text = String::from_utf8_lossy(&[said.stdout, said.stderr].concat()).into_owned();
     assert!(said.status.success() && text.contains("last in force"), "{text}");
     assert_eq!(seen_from(&lab, &receiver, 8), sources(4));
+    drop((agent, receiver));
+    lab.close().unwrap();
+}
+
+/// Without it German recipients' mail would be the next stream's, or no lock would stand at all.
+#[test]
+fn a_boot_with_a_broken_database_of_countries_takes_the_last_good_one() {
+    let lab = lab();
+    let receiver = Receiver::start(&lab.world, 25).unwrap();
+    let database = lab.dir().join("countries.mmdb");
+    fs::write(&database, mmdb::database(&[("203.0.113.0/24", "DE")])).unwrap();
+    let config = format!(
+        "mode = \"enforce\"\n[countries]\ndatabase = \"{}\"\n[pool.german]\naddresses = [\"192.0.2.13-192.0.2.14\"]\n\
+         [pool.main]\naddresses = [\"192.0.2.11-192.0.2.12\"]\n\
+         [stream.german]\nuid = 1001\ndestination_country = [\"DE\"]\npool = \"german\"\n\
+         [stream.mail]\nuid = 1001\npool = \"main\"\n",
+        database.display()
+    );
+    let mut agent = Agent::prepare(&lab, Some(&config)).unwrap();
+    agent.restart().unwrap();
+    let german = seen_from(&lab, &receiver, 8);
+    assert_eq!(german, sources(4).into_iter().skip(2).collect());
+    agent.teardown().unwrap();
+    drop(agent.terminate());
+    fs::write(&database, "no database").unwrap();
+    let said = agent.boot().unwrap();
+    let text = String::from_utf8_lossy(&[said.stdout, said.stderr].concat()).into_owned();
+    assert!(said.status.success() && text.contains("last in force"), "{text}");
+    assert_eq!(seen_from(&lab, &receiver, 8), german);
     drop((agent, receiver));
     lab.close().unwrap();
 }

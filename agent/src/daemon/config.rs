@@ -6,7 +6,7 @@ use std::sync::Arc;
 use jiff::Timestamp;
 use jiff::civil::Date;
 use jiff::tz::TimeZone;
-use mailsteer_core::config::{self, Config, HostView, Problem};
+use mailsteer_core::config::{self, Config, CountriesAsked, CountryNetworks, HostView, Problem};
 use mailsteer_core::signal::lists::{self, ListTable};
 use mailsteer_core::signal::providers::{self, ProviderTable};
 use mailsteer_core::signal::reply::{DEFAULT, ReplyTable};
@@ -79,7 +79,7 @@ pub(super) async fn load(path: Option<&Path>) -> Result<Loaded, LoadError> {
         });
     };
     let text = read(path).await?;
-    judge(path, path, text, loaded_at)
+    judge(path, path, text, &countries::read, loaded_at)
 }
 
 async fn read(path: &Path) -> Result<String, LoadError> {
@@ -87,15 +87,24 @@ async fn read(path: &Path) -> Result<String, LoadError> {
     read.map_err(|source| LoadError::Unreadable { path: path.to_owned(), source })
 }
 
+/// What a database has of the countries that are asked for, or why it cannot be used.
+type Countries<'f> = &'f dyn Fn(&CountriesAsked) -> Result<CountryNetworks, String>;
+
 /// `beside`: where the operator's own tables are.
-fn judge(path: &Path, beside: &Path, text: String, loaded_at: Timestamp) -> Result<Loaded, LoadError> {
+fn judge(
+    path: &Path,
+    beside: &Path,
+    text: String,
+    countries: Countries<'_>,
+    loaded_at: Timestamp,
+) -> Result<Loaded, LoadError> {
     let own = table_beside(beside, REPLIES);
     let replies = own.as_ref().and_then(|(name, text)| ReplyTable::load(name, text).table);
     let view = HostView {
         lists: table_beside(beside, LISTS),
         replies: own,
         providers: table_beside(beside, PROVIDERS),
-        countries: config::countries_asked(&text).map(|asked| countries::read(&asked)),
+        countries: config::countries_asked(&text).map(|asked| countries(&asked)),
         ..users_and_groups()?
     };
     let checked = config::load(&path.display().to_string(), &text, &view);
@@ -149,17 +158,35 @@ fn last_good_file(state: &Path) -> PathBuf {
     state.join("last-good.toml")
 }
 
-/// Keeps a config that came into force. One that cannot be kept is said and changes nothing else.
+/// The database of countries that it was read with.
+fn last_good_countries(state: &Path) -> PathBuf {
+    state.join("last-good.mmdb")
+}
+
+/// Keeps a config that came into force, and its database of countries. What cannot be kept is said and changes nothing else.
 pub(super) async fn keep(state: &Path, text: &str) {
-    let path = last_good_file(state);
-    if text.is_empty() || tokio::fs::read_to_string(&path).await.is_ok_and(|kept| kept == text) {
+    if text.is_empty() {
         return;
     }
-    let next = path.with_extension("toml.next");
+    keep_file(&last_good_file(state), text.as_bytes()).await;
+    if let Some(asked) = config::countries_asked(text) {
+        match tokio::fs::read(&asked.database).await {
+            Ok(bytes) => keep_file(&last_good_countries(state), &bytes).await,
+            // It was read a moment ago, and is being replaced.
+            Err(error) => warn!("{}: {error}; the one that was kept before stays", asked.database),
+        }
+    }
+}
+
+async fn keep_file(path: &Path, bytes: &[u8]) {
+    if tokio::fs::read(path).await.is_ok_and(|kept| kept == bytes) {
+        return;
+    }
+    let next = path.with_extension("next");
     let kept = async {
-        tokio::fs::write(&next, text).await?;
+        tokio::fs::write(&next, bytes).await?;
         tokio::fs::File::open(&next).await?.sync_all().await?;
-        tokio::fs::rename(&next, &path).await
+        tokio::fs::rename(&next, path).await
     };
     if let Err(error) = kept.await {
         warn!("{}: {error}; a boot with a broken config would have no other to start from", path.display());
@@ -170,9 +197,15 @@ pub(super) async fn keep(state: &Path, text: &str) {
 pub(super) async fn last_good(state: &Path, config: Option<&Path>) -> Result<Loaded, LoadError> {
     let path = last_good_file(state);
     let text = read(&path).await?;
-    // The tables beside the config may be what is broken: the boot has no use for them.
-    let with_tables = judge(&path, config.unwrap_or(&path), text.clone(), Timestamp::now());
-    with_tables.or_else(|_broken| judge(&path, &path, text, Timestamp::now()))
+    let database = last_good_countries(state).display().to_string();
+    // The database may be what is broken.
+    let countries = |asked: &CountriesAsked| {
+        let kept = CountriesAsked { database: database.clone(), codes: asked.codes.clone() };
+        countries::read(asked).or_else(|why| countries::read(&kept).map_err(|_none| why))
+    };
+    // Or the tables beside the config: the boot has no use for them.
+    let with_tables = judge(&path, config.unwrap_or(&path), text.clone(), &countries, Timestamp::now());
+    with_tables.or_else(|_broken| judge(&path, &path, text, &countries, Timestamp::now()))
 }
 
 #[cfg(test)]
