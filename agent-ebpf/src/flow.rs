@@ -99,9 +99,27 @@ pub struct Asker {
     pub gid: u32,
     /// Bits `ASKER_*`.
     pub flags: u32,
-    /// Keeps the size a multiple of eight.
-    pub reserved: u32,
+    /// The process that wrote to it last; at first the one that called `connect()`.
+    pub writer: u32,
 }
+
+/// Value of the `WRITERS` hash, keyed by process id: which of its sockets to steered ports a process is at.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+#[repr(C)]
+pub struct Writer {
+    /// Cookie of the socket that it connected, or wrote to, last.
+    pub cookie: u64,
+    /// When [`Writer::turns`] began to be counted: nanoseconds of CLOCK_BOOTTIME.
+    pub since: u64,
+    /// How often it turned to another socket within a second; [`TURNS_MANY`]: too often once.
+    pub turns: u64,
+}
+
+/// A process that turns to another of its sockets more often in a second has many connections at a time, and is told of no
+/// more: every write of an event loop would be a record.
+pub const TURNS: u64 = 1_000;
+/// See [`Writer::turns`].
+pub const TURNS_MANY: u64 = u64::MAX;
 
 /// Value of the per-CPU `HANDSHAKE` hash, keyed by source id: how long its SYNs waited for their SYN-ACK.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]

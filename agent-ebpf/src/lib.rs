@@ -12,7 +12,7 @@ mod user;
 
 pub use flow::{
     ASKER_ELSEWHERE, ASKER_LEFT, ASKER_TOLD, Asker, CONN_DONE, CONN_ESTABLISHED, CONN_FIN_IN, CONN_FIN_OUT,
-    CONN_GREETED, CONN_ORPHAN, CONN_TLS, Conn, FlowKey, Histogram,
+    CONN_GREETED, CONN_ORPHAN, CONN_TLS, Conn, FlowKey, Histogram, TURNS, TURNS_MANY, Writer,
 };
 pub use mark::{Mark, SLOT_FAMILY_V6, SLOT_MAGIC, slot_key};
 #[cfg(feature = "user")]
@@ -247,6 +247,23 @@ pub struct Said {
     pub length: u32,
     /// How the reply begins, the code included; not to be trusted.
     pub text: [u8; SAID_TEXT],
+}
+
+/// A third kind of record of the `EVENTS` ring buffer: a process turned to a connection, which another process used before,
+/// or which it left for another one.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[repr(C)]
+pub struct Turned {
+    /// When: nanoseconds of CLOCK_BOOTTIME.
+    pub at: u64,
+    /// Socket cookie.
+    pub cookie: u64,
+    /// The receiver, IPv4 mapped.
+    pub daddr: [u8; 16],
+    /// Process id (the kernel's, of the first namespace).
+    pub pid: u32,
+    /// 1: the process has many connections at a time; what it turns to is told no more.
+    pub many: u32,
 }
 
 /// One record of the `EVENTS` ring buffer: one connection attempt whose outcome is known.

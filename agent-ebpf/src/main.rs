@@ -10,9 +10,15 @@
 
 mod programs;
 
+use aya_ebpf::EbpfContext as _;
 use aya_ebpf::bindings::bpf_sock;
-use aya_ebpf::macros::{cgroup_skb, cgroup_sock, cgroup_sock_addr, classifier, sock_ops};
-use aya_ebpf::programs::{SkBuffContext, SockAddrContext, SockContext, SockOpsContext, TcContext};
+use aya_ebpf::macros::{
+    btf_tracepoint, cgroup_skb, cgroup_sock, cgroup_sock_addr, classifier, fentry, sock_ops,
+};
+use aya_ebpf::programs::{
+    BtfTracePointContext, FEntryContext, SkBuffContext, SockAddrContext, SockContext, SockOpsContext,
+    TcContext,
+};
 
 /// tcx egress, first: may this packet leave?
 #[classifier]
@@ -60,6 +66,18 @@ fn outcome(ctx: SockOpsContext) -> u32 {
 #[cgroup_sock(sock_release)]
 fn release(ctx: SockContext) -> i32 {
     programs::outcome::released(ctx.sock.cast::<bpf_sock>())
+}
+
+/// Which process uses a connection: Linux 6.3 and later.
+#[btf_tracepoint(function = "sock_send_length")]
+fn sent(ctx: BtfTracePointContext) -> i32 {
+    programs::writer::wrote(ctx.arg(0), ctx.tgid())
+}
+
+/// The same before.
+#[fentry(function = "tcp_sendmsg")]
+fn sends(ctx: FEntryContext) -> i32 {
+    programs::writer::wrote(ctx.arg(0), ctx.tgid())
 }
 
 #[panic_handler]

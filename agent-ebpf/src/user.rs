@@ -2,7 +2,7 @@
 
 use crate::{
     Asker, CgroupEntry, Conn, CounterKey, Counters, Event, FlowKey, Histogram, LaneEntry, Said, Settings,
-    SourceEntry, Told,
+    SourceEntry, Told, Turned,
 };
 
 /// The compiled programs, as committed: see `prebuilt/TOOLCHAIN.toml` for what made them.
@@ -32,6 +32,7 @@ pod!(
     Settings,
     SourceEntry,
     Told,
+    Turned,
 );
 
 impl Counters {

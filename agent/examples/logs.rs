@@ -73,6 +73,7 @@ fn known(began: Timestamp) -> Connections {
         known.stood(Stood {
             at: began + SignedDuration::from_micros(i64::from(n)),
             pid: Some(1_000 + n % 100),
+            cookie: Some(n.into()),
             local_port: Some(40_000),
             destination: receiver(n),
             stream: "news".into(),
@@ -124,6 +125,8 @@ fn follow(path: &Path, lines: u32) -> serde_json::Value {
                 at,
                 within: SignedDuration::ZERO,
                 pid: one.pid,
+                handed: one.handed,
+                connecting: None,
                 local_port: one.local_port,
                 destination: one.destination,
             };

@@ -145,7 +145,7 @@ async fn serve(options: Options) -> Result<()> {
         &tasks,
         &stop,
         &paths,
-        ebpf,
+        (ebpf, reconciler.turns_told()),
         Arc::clone(&shared),
         Arc::clone(&gatherer),
         triggers.clone(),

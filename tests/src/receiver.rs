@@ -3,6 +3,8 @@
 //! Owns: the listening sockets, the script (how to treat whom), the record of connections and messages. Must not:
 //! judge: tests do, from [`Receiver::connections`].
 
+mod smtp;
+
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -11,8 +13,10 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow};
 use socket2::{Domain, Socket, Type};
-use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
+
+use smtp::Manner;
 
 use crate::netns::NetNs;
 
@@ -25,6 +29,8 @@ pub enum Behaviour {
     /// Speaks SMTP, and answers each recipient by how the address begins: `unknown`, `grey`, `block`; takes others. Every
     /// answer that matters ends with the peer's address.
     Judge,
+    /// The same, and it offers STARTTLS.
+    JudgeOverTls,
     /// Banner, then closes: for load.
     BannerClose,
     /// This banner, such as `554 5.7.1 listed`, then closes.
@@ -245,11 +251,12 @@ async fn serve(
     note: impl Fn(Change<'_>),
 ) -> std::io::Result<()> {
     match behaviour {
-        Behaviour::Accept => smtp(stream, false, note).await,
-        Behaviour::Judge => smtp(stream, true, note).await,
+        Behaviour::Accept => smtp::serve(stream, Manner::default(), &note).await,
+        Behaviour::Judge => smtp::serve(stream, Manner { judges: true, tls: false }, &note).await,
+        Behaviour::JudgeOverTls => smtp::serve(stream, Manner { judges: true, tls: true }, &note).await,
         Behaviour::Slow(wait) => {
             tokio::time::sleep(*wait).await;
-            smtp(stream, false, note).await
+            smtp::serve(stream, Manner::default(), &note).await
         }
         Behaviour::BannerClose => stream.write_all(b"220 sink\r\n").await,
         Behaviour::Refuse(banner) => {
@@ -270,85 +277,4 @@ async fn drain(stream: &mut TcpStream) -> std::io::Result<()> {
     let mut buffer = [0; 512];
     while stream.read(&mut buffer).await? > 0 {}
     Ok(())
-}
-
-async fn smtp(stream: TcpStream, judges: bool, note: impl Fn(Change<'_>)) -> std::io::Result<()> {
-    let peer = stream.peer_addr()?.ip().to_canonical();
-    let mut stream = BufReader::new(stream);
-    stream.write_all(b"220 sink ESMTP\r\n").await?;
-    let (mut line, mut from, mut to) = (String::new(), String::new(), Vec::new());
-    loop {
-        line.clear();
-        if stream.read_line(&mut line).await? == 0 {
-            return Ok(());
-        }
-        let upper = line.trim().to_ascii_uppercase();
-        let judged = if judges { judge(&upper, to.is_empty(), peer) } else { None };
-        if let Some(reply) = judged {
-            stream.write_all(reply.as_bytes()).await?;
-            continue;
-        }
-        let reply = if upper.starts_with("EHLO") || upper.starts_with("HELO") {
-            let name = line.trim().get(5..).unwrap_or_default().to_owned();
-            note(Box::new(|connection| connection.ehlo = Some(name)));
-            "250-sink\r\n250-PIPELINING\r\n250 8BITMIME\r\n"
-        } else if upper.starts_with("MAIL FROM:") {
-            from = address(&line);
-            "250 2.1.0 ok\r\n"
-        } else if upper.starts_with("RCPT TO:") {
-            to.push(address(&line));
-            "250 2.1.5 ok\r\n"
-        } else if upper == "DATA" {
-            stream.write_all(b"354 go on\r\n").await?;
-            let data = body(&mut stream).await?;
-            let message = Message { from: std::mem::take(&mut from), to: std::mem::take(&mut to), data };
-            note(Box::new(|connection| connection.messages.push(message)));
-            if judges {
-                stream.write_all(format!("250 2.0.0 taken, seen from {peer}\r\n").as_bytes()).await?;
-                continue;
-            }
-            "250 2.0.0 taken\r\n"
-        } else if upper == "QUIT" {
-            return stream.write_all(b"221 2.0.0 bye\r\n").await;
-        } else {
-            "250 2.0.0 ok\r\n"
-        };
-        stream.write_all(reply.as_bytes()).await?;
-    }
-}
-
-/// What a judge says to a command; `None`: what anybody would.
-fn judge(command: &str, nobody: bool, peer: IpAddr) -> Option<String> {
-    if command == "DATA" && nobody {
-        return Some("503 5.5.1 no recipients\r\n".to_owned());
-    }
-    let recipient = command.strip_prefix("RCPT TO:<")?;
-    let said = [
-        ("UNKNOWN", "550 5.1.1 user unknown"),
-        ("GREY", "451 4.7.1 greylisted, try again in 300 seconds"),
-        (
-            "BLOCK",
-            "550 5.7.1 messages from you weren't sent: part of your network is on our block list (S3150)",
-        ),
-    ];
-    let (_, reply) = said.into_iter().find(|(word, _)| recipient.starts_with(word))?;
-    Some(format!("{reply}, seen from {peer}\r\n"))
-}
-
-fn address(line: &str) -> String {
-    line.split_once('<')
-        .and_then(|(_, rest)| rest.split_once('>'))
-        .map(|(a, _)| a.to_owned())
-        .unwrap_or_default()
-}
-
-async fn body(stream: &mut BufReader<TcpStream>) -> std::io::Result<String> {
-    let mut data = String::new();
-    loop {
-        let mut line = String::new();
-        if stream.read_line(&mut line).await? == 0 || line == ".\r\n" {
-            return Ok(data);
-        }
-        data.push_str(&line);
-    }
 }

@@ -52,6 +52,8 @@ fn it_steers_repairs_reloads_adopts_and_tears_down() {
     agent.restart().unwrap();
     assert_eq!(limits.differences(agent.pid().unwrap()).unwrap(), Vec::<String>::new());
     assert_eq!(sources(&lab, &receiver), all);
+    let told = agent.log().unwrap();
+    assert!(!told.contains("which process uses a connection is not told"), "{told}");
 
     strangers::flush(&lab.mail).unwrap();
     assert_eq!(sources(&lab, &receiver), all, "repaired");

@@ -21,6 +21,9 @@ pub(crate) struct Args {
     /// Only the tests of other kernels, on the newest Debian kernel of this series: 6.1.
     #[arg(long, value_name = "SERIES")]
     kernel: Option<String>,
+    /// There, the tests with real MTAs in place of the others: their programs are emulated, and take ten minutes.
+    #[arg(long, requires = "kernel")]
+    mtas: bool,
     /// Only steps whose name contains one of these.
     filters: Vec<String>,
 }
@@ -43,7 +46,7 @@ const BY_BOTH_HOOKS: &str = "bpf";
 
 /// Tests that wait for minutes while nothing happens, for what is asked twice has to be asked some minutes apart. They run side
 /// by side, when nobody measures time.
-const PATIENT: [&str; 4] = ["compliance", "feeds", "lists", "preflight"];
+const PATIENT: [&str; 5] = ["compliance", "feeds", "lists", "logs", "preflight"];
 
 /// The oldest kernel that is supported: Debian 12's own.
 const OLDEST: &str = "6.1";
@@ -72,11 +75,11 @@ struct Sum {
 pub(crate) fn run(args: &Args) -> Result<()> {
     prepare(args)?;
     if let Some(series) = &args.kernel {
-        return kernel::run(series);
+        return kernel::run(series, args.mtas);
     }
     let mut sum = Sum::default();
     // Before anything is built: with the workspace cargo puts another of us in our place, and where that is we cannot ask then.
-    let kernel = Step::kernel(OLDEST)?;
+    let kernels = [Step::kernel(OLDEST, false)?, Step::kernel(OLDEST, true)?];
     let wanted = |name: &str| {
         args.filters.is_empty() || args.filters.iter().any(|filter| name.contains(filter.as_str()))
     };
@@ -88,7 +91,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
         sum.run(step)?;
     }
     sum.run_together(patient)?;
-    if wanted(&kernel.name) {
+    for kernel in kernels.into_iter().filter(|step| wanted(&step.name)) {
         sum.run(kernel)?;
     }
     sum.tell()
@@ -178,7 +181,8 @@ fn steps_of(one: &Built, package: &str, agent: &Path) -> Vec<Step> {
     // One at a time: they share the machine's kernel, and some measure time.
     let alone = || {
         let mut command = command();
-        command.arg("--test-threads=1");
+        // Shares and times are printed, also where all is well.
+        command.args(["--test-threads=1", "--show-output"]);
         command
     };
     let name = format!("{package}: {}", one.name);
@@ -235,10 +239,15 @@ impl Step {
     }
 
     /// The tests that are run on another kernel.
-    fn kernel(series: &str) -> Result<Self> {
+    fn kernel(series: &str, mtas: bool) -> Result<Self> {
         let mut command = Command::new(std::env::current_exe()?);
         command.args(["test", "--kernel", series]).current_dir(run::root());
-        Ok(Self { obstacle: kernel::obstacle(), ..Self::plain(&format!("kernel {series}"), command) })
+        let mut name = format!("kernel {series}");
+        if mtas {
+            command.arg("--mtas");
+            name += " with MTAs";
+        }
+        Ok(Self { obstacle: kernel::obstacle(), ..Self::plain(&name, command) })
     }
 
     fn rooted(mut self) -> Self {

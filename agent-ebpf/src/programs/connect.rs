@@ -15,6 +15,7 @@ use mailsteer_ebpf::{ASKER_ELSEWHERE, ASKER_LEFT, ASKER_TOLD, Asker, CGROUP_MAGI
 use super::count;
 use super::maps::{ASKERS, CGROUPS, SETTINGS, asker, excluded, steered};
 use super::outcome;
+use super::writer;
 
 const ALLOW: i32 = 1;
 const SOCK_STREAM: u32 = 1;
@@ -107,7 +108,7 @@ fn note(ctx: &SockAddrContext, sk: *mut bpf_sock, daddr: [u32; 4], dport: u16) {
         uid: ids as u32,
         gid: (ids >> 32) as u32,
         flags: 0,
-        reserved: 0,
+        writer: ctx.tgid(),
     };
     // SAFETY: the map is a socket storage of `Asker`, the socket is the context's.
     let storage = unsafe {
@@ -123,6 +124,7 @@ fn note(ctx: &SockAddrContext, sk: *mut bpf_sock, daddr: [u32; 4], dport: u16) {
         // SAFETY: not null; lives as long as its socket.
         unsafe { *storage = asker };
     }
+    writer::connected(asker.pid, asker.cookie);
 }
 
 /// Marks a socket whose process lies in a cgroup that a stream matches, unless somebody marked it already.

@@ -4,7 +4,9 @@
 use core::intrinsics::{AtomicOrdering, atomic_or, atomic_xadd};
 
 use aya_ebpf::helpers::{bpf_ktime_get_boot_ns, bpf_ktime_get_coarse_ns};
-use mailsteer_ebpf::{Conn, CounterKey, Counters, Event, FlowKey, Histogram, Mark, Outcome, Said, Total};
+use mailsteer_ebpf::{
+    Conn, CounterKey, Counters, Event, FlowKey, Histogram, Mark, Outcome, Said, Total, Turned,
+};
 
 use super::maps::{COUNTERS, EVENTS, HANDSHAKE, TOTALS};
 
@@ -174,6 +176,16 @@ pub(crate) fn tell_said(said: &Said) {
     if EVENTS.output_untyped::<Said>(said, 0).is_err() {
         total(Total::EventsLost);
     }
+}
+
+/// Puts into the ring buffer that a process turned to a connection, or counts it lost.
+#[inline(always)]
+pub(crate) fn tell_turned(turned: &Turned) -> bool {
+    let told = EVENTS.output_untyped::<Turned>(turned, 0).is_ok();
+    if !told {
+        total(Total::EventsLost);
+    }
+    told
 }
 
 /// The bytes of an address held in words of network byte order.

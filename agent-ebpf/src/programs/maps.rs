@@ -4,12 +4,14 @@
 
 use aya_ebpf::bindings::BPF_F_NO_PREALLOC;
 use aya_ebpf::btf_maps::lpm_trie::Key;
-use aya_ebpf::btf_maps::{Array, HashMap, LpmTrie, PerCpuArray, PerCpuHashMap, RingBuf, SkStorage};
+use aya_ebpf::btf_maps::{
+    Array, HashMap, LpmTrie, LruHashMap, PerCpuArray, PerCpuHashMap, RingBuf, SkStorage,
+};
 use aya_ebpf::helpers::bpf_sk_storage_get;
 use aya_ebpf::macros::btf_map;
 use mailsteer_ebpf::{
     Asker, CgroupEntry, Conn, CounterKey, Counters, FlowKey, Histogram, LaneEntry, Mark, Settings,
-    SourceEntry, Told,
+    SourceEntry, Told, Writer,
 };
 
 const NO_PREALLOC: usize = BPF_F_NO_PREALLOC as usize;
@@ -46,6 +48,10 @@ pub(crate) static TOLD: Array<Told, 256> = Array::new();
 pub(crate) static EVENTS: RingBuf<(), 4194304> = RingBuf::new();
 #[btf_map]
 pub(crate) static ASKERS: SkStorage<Asker> = SkStorage::new();
+/// Not pinned: what it says is of use to one agent only, and the next begins with an empty one. Who is pushed out of it is
+/// told once more.
+#[btf_map]
+pub(crate) static WRITERS: LruHashMap<u32, Writer, 8192> = LruHashMap::new();
 
 /// Whether a port is steered.
 #[inline(always)]

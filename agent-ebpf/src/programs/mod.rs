@@ -9,6 +9,7 @@ pub(crate) mod maps;
 pub(crate) mod outcome;
 pub(crate) mod packet;
 pub(crate) mod reply;
+pub(crate) mod writer;
 
 /// Go on with the next program of the chain.
 pub(crate) const NEXT: i32 = -1;

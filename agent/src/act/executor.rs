@@ -127,6 +127,12 @@ impl Executor {
         self.guard.missing()
     }
 
+    /// Whether it is told which process uses a connection.
+    #[must_use]
+    pub fn turns_told(&self) -> bool {
+        self.guard.turns_told()
+    }
+
     /// Source and lane ids that an earlier agent gave out: the guard's maps have them, or the table where there is no
     /// guard.
     ///

@@ -71,6 +71,11 @@ impl Guard {
         self.programs.as_ref().err().map(String::as_str)
     }
 
+    /// Whether it is told which process uses a connection.
+    pub(super) fn turns_told(&self) -> bool {
+        self.programs.as_ref().is_ok_and(Programs::turns_told)
+    }
+
     /// What it was told.
     pub(super) const fn told(&self) -> &Told {
         &self.told

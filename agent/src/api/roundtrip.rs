@@ -170,7 +170,7 @@ filled! {
     PlanRow { text, action }
     ReloadReport { file, changed, warnings }
     Done { text, changed }
-    OutcomeReport { time, destination, host, source, stream, pid, local_port, reply, complaint }
+    OutcomeReport { time, destination, host, source, stream, pid, handed, connecting, local_port, reply, complaint }
     OutcomesTaken { joined, ambiguous, unknown, refused, sources }
     Report { from, to, kept_since, rows, notes }
     ReportRow { source, public, attempts, established, accepted, deferred, blocked, bounced, complaints, listed, listed_seconds, flips }

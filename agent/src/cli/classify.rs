@@ -49,7 +49,7 @@ pub(super) fn classify(args: &ClassifyArgs, json: bool, style: Style) -> Result<
             None => Some(String::from_utf8_lossy(&bytes).trim().to_owned()),
             Some(of) => match log::read(of.into(), &bytes, &zone, Timestamp::now()) {
                 Line::Delivery(delivery) => Some(delivery.reply),
-                Line::NoReply | Line::Ambiguous | Line::Other => None,
+                _ => None,
             },
         };
         if let Some(text) = said.filter(|text| !text.is_empty()) {

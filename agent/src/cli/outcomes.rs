@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result};
 use jiff::Timestamp;
 use jiff::tz::TimeZone;
-use mailsteer_core::signal::log::{self, Line, Mta};
+use mailsteer_core::signal::log::{self, Line, Mta, Sessions};
 use serde::Serialize;
 use tokio::io::{AsyncBufReadExt as _, BufReader};
 
@@ -38,6 +38,8 @@ pub(super) async fn report(client: &mut Client, args: OutcomeArgs) -> Result<Out
             source,
             stream,
             pid,
+            handed: false,
+            connecting: None,
             local_port,
             reply,
             complaint,
@@ -99,6 +101,7 @@ struct Row<'a> {
 pub(super) async fn follow(client: &mut Client, mta: Mta, json: bool) -> Result<u8> {
     let zone = TimeZone::system();
     let mut lines = BufReader::new(tokio::io::stdin()).split(b'\n');
+    let mut sessions = Sessions::default();
     let (mut read, mut waiting, mut since) = (Read::default(), vec![], None::<Instant>);
     loop {
         let patience = since.map_or(LATEST, |since| LATEST.saturating_sub(since.elapsed()));
@@ -106,7 +109,8 @@ pub(super) async fn follow(client: &mut Client, mta: Mta, json: bool) -> Result<
         let ended = match next {
             Ok(line) => match line.context("cannot read standard input")? {
                 Some(line) => {
-                    read.line(&log::read(mta, &line, &zone, Timestamp::now()), &mut waiting);
+                    let line = sessions.complete(log::read(mta, &line, &zone, Timestamp::now()));
+                    read.line(&line, &mut waiting);
                     false
                 }
                 None => true,
@@ -151,6 +155,8 @@ impl Read {
                     source: None,
                     stream: None,
                     pid: one.pid,
+                    handed: one.handed,
+                    connecting: one.connecting,
                     local_port: one.local_port,
                     reply: one.reply.clone(),
                     complaint: false,
@@ -160,7 +166,7 @@ impl Read {
             }
             Line::NoReply => self.no_reply += 1,
             Line::Ambiguous => self.ambiguous_lines += 1,
-            Line::Other => {}
+            Line::Other | Line::Connecting { .. } | Line::Over { .. } => {}
         }
     }
 }

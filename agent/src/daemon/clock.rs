@@ -15,6 +15,8 @@ use tracing::debug;
 const JUMP: SignedDuration = SignedDuration::from_secs(1);
 /// Two clocks are not read at once. A reading between which and the next this much passed says nothing.
 const APART: SignedDuration = SignedDuration::from_millis(100);
+/// Two clocks are read at once where no more passes between them.
+const CLOSE: SignedDuration = SignedDuration::from_micros(20);
 /// So often is tried to read both close together.
 const TRIES: usize = 5;
 
@@ -44,10 +46,21 @@ pub(super) struct Clock {
 }
 
 impl Clock {
-    /// As both clocks are now.
+    /// As both clocks are now, by the closest of some readings: a thread that has to wait between two clocks reads them apart.
     pub(super) fn now() -> Self {
-        let now = Timestamp::now();
-        Self { boot: now.checked_sub(since_boot()).unwrap_or(now) }
+        let read = || {
+            let (before, now, after) = (since_boot(), Timestamp::now(), since_boot());
+            let apart = after.saturating_sub(before);
+            (apart, Self { boot: now.checked_sub(before + apart / 2).unwrap_or(now) })
+        };
+        let mut best = read();
+        for _ in 1..TRIES {
+            if best.0 < CLOSE {
+                break;
+            }
+            best = std::cmp::min_by_key(best, read(), |(apart, _)| *apart);
+        }
+        best.1
     }
 
     /// The same, where both were read close together.

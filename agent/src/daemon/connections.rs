@@ -13,7 +13,8 @@ use std::time::Duration;
 use anyhow::Result;
 use mailsteer_core::decide::{Explanation, Who, explain};
 use mailsteer_core::model::LaneId;
-use mailsteer_ebpf::{Event, Mark, Outcome as Kind, Told};
+use mailsteer_core::signal::join::Turn;
+use mailsteer_ebpf::{Event, Mark, Outcome as Kind, Told, Turned};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -38,20 +39,27 @@ pub(super) fn spawn(
     tasks: &TaskTracker,
     stop: &CancellationToken,
     paths: &BpfPaths,
-    ebpf: bool,
+    (ebpf, turns_told): (bool, bool),
     shared: Arc<Shared>,
     gatherer: Arc<Gatherer>,
     triggers: mpsc::Sender<Trigger>,
 ) -> Result<()> {
     let mut events = if ebpf { Some(Events::open(&paths.bpffs)?) } else { None };
     let (stop, mut cgroups) = (stop.clone(), Cgroups::new(paths.cgroup.clone()));
+    let mut asked = shared.outcomes.begin(turns_told);
+    name_standing(&shared, &gatherer, &mut cgroups);
     let mut reading = tokio::time::interval(READING);
     let mut listener = Listener::default();
     tasks.spawn(async move {
+        let mut lost = gatherer.events_lost();
         loop {
-            let doubt = until(listener.next_due());
+            let (doubt, mut asker) = (until(listener.next_due()), None);
             let batch = tokio::select! {
                 batch = next(events.as_mut()) => batch,
+                Some(who) = asked.recv() => {
+                    asker = Some(who);
+                    Ok(events.as_mut().map(Events::take).unwrap_or_default())
+                }
                 () = tokio::time::sleep(doubt) => Ok(Vec::new()),
                 _ = reading.tick() => {
                     gatherer.gather(&shared).await;
@@ -64,10 +72,22 @@ pub(super) fn spawn(
             match batch {
                 Ok(batch) => {
                     keep(&shared, &gatherer, &mut cgroups, &batch);
+                    let lost_now = gatherer.events_lost();
+                    if std::mem::replace(&mut lost, lost_now) != lost_now {
+                        warn!(
+                            "records of connections were lost: for 15 minutes replies are joined by their port only"
+                        );
+                        shared.outcomes.lost_some();
+                    }
+                    if let Some(asker) = asker {
+                        // It may have gone.
+                        let _gone = asker.send(());
+                    }
                     listen(&shared, &mut listener, &batch, &triggers).await;
                 }
                 Err(error) => {
                     error!("cannot read connection records; counters go on: {error}");
+                    shared.outcomes.lost_all();
                     return;
                 }
             }
@@ -110,9 +130,15 @@ fn keep(shared: &Shared, gatherer: &Gatherer, cgroups: &mut Cgroups, batch: &[Re
     }
     let Some(published) = shared.published() else {
         warn!(records = batch.len(), "connection records came before the first pass and are left out");
+        shared.outcomes.lost_some();
         return;
     };
     let clock = Clock::now();
+    for turned in batch.iter().filter_map(turned) {
+        let (at, destination) = (clock.at(turned.at), unmapped(turned.daddr));
+        let turn = Turn { at, pid: turned.pid, cookie: turned.cookie, destination };
+        shared.outcomes.turned(turn, turned.many != 0);
+    }
     for event in batch.iter().filter_map(ended) {
         let row = row(&published, cgroups, clock, event);
         let told = match row.outcome {
@@ -125,6 +151,32 @@ fn keep(shared: &Shared, gatherer: &Gatherer, cgroups: &mut Cgroups, batch: &[Re
         }
         shared.outcomes.connected(&row);
         shared.connections.add(row);
+    }
+}
+
+/// A process that turned to a connection.
+const fn turned(record: &Record) -> Option<&Turned> {
+    match record {
+        Record::Turned(turned) => Some(turned),
+        _ => None,
+    }
+}
+
+/// Names the connections that stood before this agent began: replies still come on them.
+fn name_standing(shared: &Shared, gatherer: &Gatherer, cgroups: &mut Cgroups) {
+    let Some(published) = shared.published() else { return };
+    match gatherer.standing() {
+        Ok(standing) => {
+            let clock = Clock::now();
+            let rows = standing.iter().map(|event| row(&published, cgroups, clock, event));
+            rows.for_each(|row| shared.outcomes.connected(&row));
+        }
+        Err(error) => {
+            warn!(
+                "cannot read which connections stand; replies of the next minutes are joined by their port only: {error}"
+            );
+            shared.outcomes.lost_some();
+        }
     }
 }
 

@@ -200,6 +200,7 @@ impl Control for Handle {
         }
         let published = self.published()?;
         self.shared.claims.of_reports(&outcomes);
+        self.shared.outcomes.caught_up().await;
         let (delivered, taken) = self.shared.outcomes.take(outcomes, &published.world, Timestamp::now());
         let reported = Reported::new(delivered, &taken, None);
         let ending = |_closed| ControlError::Unavailable("the agent is ending".into());

@@ -26,8 +26,6 @@ use crate::api::view::OutcomeReport;
 use crate::observe::log::{Batch, LOOK, Reader};
 use crate::state::LogRead;
 
-/// So old a line is before its connection is sought: the kernel's record of that one may come a moment later than the line.
-const SETTLED: Duration = Duration::from_millis(200);
 /// How soon it is looked again whether the loop began.
 const BEGUN: Duration = Duration::from_millis(50);
 
@@ -146,15 +144,15 @@ impl Follower {
 
     /// Gives a batch to the loop, and waits until it is taken in.
     fn hand_on(&mut self, batch: Batch) -> Result<(), Ended> {
-        let Batch { deliveries, counts, bookmark, more, lost, .. } = batch;
+        let Batch { deliveries, counts, bookmark, lost, .. } = batch;
         for loss in lost {
             self.shared.happened(&Event { at: Timestamp::now(), kind: missed(&self.log, loss) });
         }
         if counts == LogCounts::default() && self.last.as_ref() == Some(&bookmark) {
             return Ok(());
         }
-        if !deliveries.is_empty() && !more {
-            std::thread::sleep(SETTLED);
+        if !deliveries.is_empty() {
+            self.shared.outcomes.caught_up_blocking();
         }
         let published = self.published()?;
         let reports: Vec<OutcomeReport> = deliveries.into_iter().flat_map(reports).collect();
@@ -194,6 +192,8 @@ fn reports(one: Delivery) -> impl Iterator<Item = OutcomeReport> {
         source: None,
         stream: None,
         pid: one.pid,
+        handed: one.handed,
+        connecting: one.connecting,
         local_port: one.local_port,
         reply: one.reply,
         complaint: false,

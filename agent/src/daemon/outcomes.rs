@@ -6,15 +6,16 @@
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use jiff::{SignedDuration, Timestamp};
 use mailsteer_core::config::PoolSource;
 use mailsteer_core::decide::World;
 use mailsteer_core::model::Delivered;
 use mailsteer_core::signal::follow::Bookmark;
-use mailsteer_core::signal::join::{Connections, Found, Sought, Stood};
+use mailsteer_core::signal::join::{Connections, Found, Sought, Stood, Turn};
 use mailsteer_core::signal::reply::{Judgement, Reply, ReplyTable};
+use tokio::sync::{mpsc, oneshot};
 
 use crate::api::view::{ConnectionRow, Outcome, OutcomeReport, OutcomesTaken};
 use crate::state::{Heard, LogRead};
@@ -49,6 +50,8 @@ pub(super) struct Outcomes {
     table: Mutex<Option<Arc<ReplyTable>>>,
     connections: Mutex<Connections>,
     heard: Mutex<Heard>,
+    /// Who reads the kernel's records, and answers once those of now are read.
+    records: OnceLock<mpsc::Sender<oneshot::Sender<()>>>,
 }
 
 fn held<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -61,6 +64,54 @@ impl Outcomes {
         *held(&self.table) = Some(table);
     }
 
+    /// From now on records are read, by one who answers here.
+    pub(super) fn begin(&self, turns_told: bool) -> mpsc::Receiver<oneshot::Sender<()>> {
+        held(&self.connections).begin(Timestamp::now(), turns_told);
+        let (asks, asked) = mpsc::channel(64);
+        // There is one reader in an agent's life.
+        let _there = self.records.set(asks);
+        asked
+    }
+
+    /// Waits until all that the kernel told before now is read: a line of a log may be here sooner than the record of its
+    /// connection.
+    pub(super) async fn caught_up(&self) {
+        let Some(records) = self.records.get() else { return };
+        let (answer, read) = oneshot::channel();
+        if records.send(answer).await.is_ok() {
+            // Only a reader that has ended does not answer; it has said that nothing is known any more.
+            let _ended = read.await;
+        }
+    }
+
+    /// The same, for a thread that may wait.
+    pub(super) fn caught_up_blocking(&self) {
+        let Some(records) = self.records.get() else { return };
+        let (answer, read) = oneshot::channel();
+        if records.blocking_send(answer).is_ok() {
+            let _ended = read.blocking_recv();
+        }
+    }
+
+    /// Records were lost.
+    pub(super) fn lost_some(&self) {
+        held(&self.connections).lost(Timestamp::now());
+    }
+
+    /// No record is read any more.
+    pub(super) fn lost_all(&self) {
+        held(&self.connections).begin(Timestamp::MAX, false);
+    }
+
+    /// A process turned to a connection.
+    pub(super) fn turned(&self, turn: Turn, many: bool) {
+        let mut connections = held(&self.connections);
+        connections.turned(turn);
+        if many {
+            connections.has_many(turn.pid);
+        }
+    }
+
     /// A connection's row was written.
     pub(super) fn connected(&self, row: &ConnectionRow) {
         let (Some(stream), Some(source)) = (&row.stream, row.wanted_address) else { return };
@@ -70,6 +121,7 @@ impl Outcomes {
         held(&self.connections).stood(Stood {
             at: row.time,
             pid: row.pid,
+            cookie: row.cookie,
             local_port: row.local_port,
             destination: row.destination,
             stream: stream.clone(),
@@ -179,6 +231,8 @@ impl Outcomes {
                 at,
                 within: open_time(report.time),
                 pid: report.pid,
+                handed: report.handed,
+                connecting: report.connecting.map(|at| (at, open_time(Some(at)))),
                 local_port: report.local_port,
                 destination: report.destination,
             };

@@ -273,6 +273,11 @@ impl Reconciler {
         self.executor.no_guard()
     }
 
+    /// Whether it is told which process uses a connection.
+    pub(super) fn turns_told(&self) -> bool {
+        self.executor.turns_told()
+    }
+
     /// Whether the guard stands first at every uplink, or is not wanted there.
     fn guarded(&self) -> bool {
         if !self.decision.desired.guard {

@@ -77,6 +77,7 @@ impl Listener {
             match record {
                 Record::Event(event) => self.event(known, clock, event, &mut signals),
                 Record::Said(said) => signals.extend(words(known, clock, said)),
+                Record::Turned(_) => {}
             }
         }
         self.due(now, &mut signals);

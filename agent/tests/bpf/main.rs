@@ -6,6 +6,7 @@
 
 mod clsact;
 mod raw;
+mod turns;
 mod words;
 mod world;
 
@@ -191,7 +192,7 @@ fn events(world: &World, n: usize, during: impl FnOnce()) -> Vec<Event> {
 fn event(record: Record) -> Option<Event> {
     match record {
         Record::Event(event) => Some(event),
-        Record::Said(_) => None,
+        Record::Said(_) | Record::Turned(_) => None,
     }
 }
 

@@ -3,18 +3,23 @@
 use jiff::Timestamp;
 use jiff::tz::TimeZone;
 use mailsteer_core::config::Problem;
-use mailsteer_core::signal::log::{self, Line, Mta};
+use mailsteer_core::signal::log::{self, Line, Mta, Sessions};
 use mailsteer_core::signal::reply::{Class, DEFAULT, Reply, ReplyTable};
 use std::sync::LazyLock;
 
 static TABLE: LazyLock<Option<ReplyTable>> = LazyLock::new(|| ReplyTable::load("default", DEFAULT).table);
 
-/// Reads it as a line of each MTA's log: what is a delivery has a reply that is one.
+/// Reads it as lines of each MTA's log: what is a delivery has a reply that is one, and a connection that has begun before it.
 pub(crate) fn logs(data: &[u8]) {
     for mta in Mta::ALL {
-        if let Line::Delivery(found) = log::read(mta, data, &TimeZone::UTC, Timestamp::UNIX_EPOCH) {
-            assert!(Reply::read(&found.reply).is_some(), "{found:?}");
-            assert!(found.recipients > 0);
+        let (mut sessions, mut begun) = (Sessions::default(), 0);
+        for line in data.split(|byte| *byte == b'\n') {
+            let line = log::read(mta, line, &TimeZone::UTC, Timestamp::UNIX_EPOCH);
+            begun += u32::from(matches!(line, Line::Connecting { .. }));
+            if let Line::Delivery(found) = sessions.complete(line) {
+                assert!(Reply::read(&found.reply).is_some(), "{found:?}");
+                assert!(found.recipients > 0 && (found.connecting.is_none() || begun > 0));
+            }
         }
     }
 }

@@ -2,6 +2,7 @@
 //!
 //! Owns: which packages it takes, its config, its life, its log and queue. Must not: know how an instance is mounted.
 
+use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::Result;
@@ -102,6 +103,25 @@ impl Mta for Exim {
 }
 
 impl Exim {
+    /// By docs/mta-recipes.md, and it delivers nothing before it is told to run its queue.
+    ///
+    /// # Errors
+    /// As [`Mta::start`].
+    pub fn start_queueing(lab: &Lab) -> Result<Self> {
+        let files = files(lab)?;
+        files.add(MACROS, &(recipes::config(&format!("/{MACROS}"))? + "queue_only = true\n"))?;
+        Self::run(lab, files)
+    }
+
+    /// Runs the queue as a host does that has much to send: it is looked through first, so that messages for the same receiver
+    /// go over one connection. Also what was to wait is tried.
+    ///
+    /// # Errors
+    /// When that fails.
+    pub fn run_queue(&self) -> Result<()> {
+        self.instance.tool(&["exim4", "-qqf"]).map(drop)
+    }
+
     fn run(lab: &Lab, files: Files) -> Result<Self> {
         let exim = Self { instance: files.mount(lab)? };
         exim.instance.tool(&["update-exim4.conf"])?;
@@ -113,9 +133,14 @@ impl Exim {
     }
 }
 
+/// Where its unpacked files are.
+pub(super) fn unpack() -> Result<PathBuf> {
+    packages::unpack("exim", &PACKAGES)
+}
+
 /// What the packages' scripts would make, and the lab's names.
 fn files(lab: &Lab) -> Result<Files> {
-    let packages = packages::unpack("exim", &PACKAGES)?;
+    let packages = unpack()?;
     let files = Files::new(lab, "exim", &packages, &[("Debian-exim", Exim::UID)], &[])?;
     files.copy_etc("exim4")?;
     files.make("var/lib/exim4")?;

@@ -3,7 +3,7 @@
 //! Owns: those files and that namespace, and running commands in it. Must not: know which MTA it is.
 
 use std::fs::{self, File};
-use std::os::unix::fs::{PermissionsExt as _, chown};
+use std::os::unix::fs::{PermissionsExt as _, chown, symlink};
 use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -17,6 +17,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
 use super::submit::{self, Envelope, Pace, Submitting};
+use super::syslog::{SOCKET, Syslog};
 use super::{HOSTNAME, SUBMIT};
 use crate::cgroup::Cgroup;
 use crate::exec;
@@ -33,6 +34,7 @@ const NSSWITCH: &str = "passwd: files\ngroup: files\nhosts: files dns\nservices:
 pub struct Files {
     dir: PathBuf,
     packages: PathBuf,
+    syslog: Option<Syslog>,
 }
 
 /// An instance that commands can be run in.
@@ -42,6 +44,8 @@ pub struct Instance {
     dir: PathBuf,
     mounts: File,
     cgroup: PathBuf,
+    /// Ends with the instance.
+    _syslog: Option<Syslog>,
 }
 
 impl Files {
@@ -56,8 +60,8 @@ impl Files {
         users: &[(&str, u32)],
         groups: &[(&str, u32)],
     ) -> Result<Self> {
-        let files = Self { dir: lab.dir().join(name), packages: packages.to_owned() };
-        for made in ["etc", "etc.work", "var/log", "var.work", "run"] {
+        let files = Self { dir: lab.dir().join(name), packages: packages.to_owned(), syslog: None };
+        for made in ["etc", "etc.work", "var/log", "var.work", "run", "dev", "dev.work"] {
             files.make(made)?;
         }
         // The lab's directory is in the way of the MTA's own user.
@@ -70,6 +74,7 @@ impl Files {
         let group = users.iter().chain(groups).map(|(name, id)| format!("{name}:x:{id}:\n"));
         files.write("etc/group", &(fs::read_to_string("/etc/group")? + &group.collect::<String>()))?;
         files.resolver("etc")?;
+        symlink(Path::new("/").join(SOCKET), files.path("dev/log"))?;
         Ok(files)
     }
 
@@ -78,8 +83,8 @@ impl Files {
     /// # Errors
     /// When it cannot be written.
     pub(crate) fn resolver(&self, etc: &str) -> Result<()> {
-        let services =
-            fs::read_to_string("/etc/services").unwrap_or_else(|_| "smtp 25/tcp\ndomain 53/udp\n".into());
+        let services = fs::read_to_string("/etc/services")
+            .unwrap_or_else(|_| "smtp 25/tcp\nsubmission 587/tcp\ndomain 53/udp\n".into());
         self.write(&format!("{etc}/services"), &services)?;
         self.write(&format!("{etc}/resolv.conf"), &format!("nameserver {DNS}\noptions timeout:2\n"))?;
         self.write(&format!("{etc}/nsswitch.conf"), NSSWITCH)?;
@@ -141,6 +146,15 @@ impl Files {
         exec::output(Command::new("cp").arg("-a").arg(from).arg(self.path("etc"))).map(drop)
     }
 
+    /// Starts rsyslog, and lets what is said to /dev/log come to it.
+    ///
+    /// # Errors
+    /// When it does not start.
+    pub(crate) fn log_by_syslog(mut self) -> Result<Self> {
+        self.syslog = Some(Syslog::start(&self.dir)?);
+        Ok(self)
+    }
+
     /// A mount namespace that shows the files at their stock places.
     ///
     /// One for all commands: two overlays over the same files would not see each other's locks.
@@ -152,6 +166,7 @@ impl Files {
             ("/usr", format!("lowerdir={}:/usr", self.packages.join("usr").display())),
             ("/etc", self.layer("etc")),
             ("/var", self.layer("var")),
+            ("/dev", self.layer("dev")),
         ];
         let run = self.path("run");
         let mounts = thread::scope(|scope| {
@@ -177,7 +192,13 @@ impl Files {
                 .join()
                 .map_err(|_| anyhow!("the thread that mounts panicked"))?
         })?;
-        Ok(Instance { ns: lab.mail.clone(), dir: self.dir, mounts, cgroup: lab.cgroup()?.to_owned() })
+        Ok(Instance {
+            ns: lab.mail.clone(),
+            dir: self.dir,
+            mounts,
+            cgroup: lab.cgroup()?.to_owned(),
+            _syslog: self.syslog,
+        })
     }
 
     fn layer(&self, name: &str) -> String {

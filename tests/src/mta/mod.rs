@@ -9,6 +9,9 @@ mod instance;
 pub mod opensmtpd;
 pub mod sendmail;
 mod submit;
+mod syslog;
+
+use std::path::PathBuf;
 
 use anyhow::Result;
 
@@ -19,6 +22,7 @@ pub use instance::{Files, Instance};
 pub use opensmtpd::OpenSmtpd;
 pub use sendmail::Sendmail;
 pub use submit::{Envelope, Pace, Submitting};
+pub use syslog::{MAIL_LOG, MAIL_LOG_SECONDS};
 
 /// Where messages are handed in.
 pub const SUBMIT: &str = "127.0.0.1:2525";
@@ -28,6 +32,20 @@ pub const HOSTNAME: &str = "mail.example.com";
 pub const MARKETING_NAME: &str = "news.example.com";
 /// The tag of marketing, one of each family: private addresses that its transport binds; they never reach the wire.
 pub const TAGS: [&str; 2] = ["198.18.0.2", "fd00:6d73::2"];
+
+/// The folders in which all of them and their syslog are unpacked, unpacking them first where that was not done yet.
+///
+/// # Errors
+/// When their packages cannot be had.
+pub fn unpack_all() -> Result<Vec<PathBuf>> {
+    Ok(vec![
+        crate::postfix::unpack()?,
+        exim::unpack()?,
+        opensmtpd::unpack()?,
+        sendmail::unpack()?,
+        syslog::unpack()?,
+    ])
+}
 
 /// A real MTA on the mail host that sends two streams: the mail of some recipient domains, and all other.
 pub trait Mta: Sized {

@@ -1,8 +1,9 @@
-//! Debian's OpenSMTPD, in the foreground, since it logs to a file only there.
+//! Debian's OpenSMTPD, in the foreground: there it can log to a file.
 //!
 //! Owns: which packages it takes, its config, its life, its log and queue. Must not: know how an instance is mounted.
 
 use std::fs::File;
+use std::path::PathBuf;
 use std::process::{Child, Stdio};
 use std::time::Duration;
 
@@ -11,7 +12,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
 use super::instance::{Files, Instance};
-use super::{HOSTNAME, Mta, SUBMIT, TAGS};
+use super::{HOSTNAME, MAIL_LOG, Mta, SUBMIT, TAGS};
 use crate::lab::Lab;
 use crate::{packages, poll, recipes};
 
@@ -26,6 +27,7 @@ const LOG: &str = "var/log/smtpd.log";
 pub struct OpenSmtpd {
     instance: Instance,
     child: Child,
+    log: &'static str,
 }
 
 impl Mta for OpenSmtpd {
@@ -33,11 +35,11 @@ impl Mta for OpenSmtpd {
     const UID: u32 = 20_121;
 
     fn start(lab: &Lab, marketing: &[&str]) -> Result<Self> {
-        Self::run(lab, files(lab, &by_recipient(marketing))?)
+        Self::run(lab, files(lab, &by_recipient(marketing))?, "-d")
     }
 
     fn start_by_recipe(lab: &Lab) -> Result<Self> {
-        Self::run(lab, files(lab, &recipes::config("/etc/smtpd.conf")?)?)
+        Self::run(lab, files(lab, &recipes::config("/etc/smtpd.conf")?)?, "-d")
     }
 
     fn instance(&self) -> &Instance {
@@ -53,7 +55,7 @@ impl Mta for OpenSmtpd {
     }
 
     fn log(&self) -> Result<String> {
-        self.instance.read(LOG)
+        self.instance.read(self.log)
     }
 
     fn stop(mut self) -> Result<()> {
@@ -63,14 +65,25 @@ impl Mta for OpenSmtpd {
 }
 
 impl OpenSmtpd {
-    fn run(lab: &Lab, files: Files) -> Result<Self> {
+    /// With rsyslog, as its package has it.
+    ///
+    /// # Errors
+    /// As [`Mta::start`].
+    pub fn start_with_syslog(lab: &Lab) -> Result<Self> {
+        Self::run(lab, files(lab, &by_recipient(&[]))?.log_by_syslog()?, "-F")
+    }
+
+    fn run(lab: &Lab, files: Files, foreground: &str) -> Result<Self> {
+        let by_syslog = foreground == "-F";
         let log = File::create(files.path(LOG))?;
         let instance = files.mount(lab)?;
-        let mut command = instance.command(&["smtpd", "-d"])?;
+        let mut command = instance.command(&["smtpd", foreground])?;
         command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
-        let started = Self { child: command.spawn().context("cannot start smtpd")?, instance };
+        let child = command.spawn().context("cannot start smtpd")?;
+        let started = Self { child, instance, log: if by_syslog { MAIL_LOG } else { LOG } };
         let ready = started.instance.wait_ready(Duration::from_secs(20));
-        ready.map_err(|e| e.context(started.log().unwrap_or_default()))?;
+        let said = || started.instance.read(LOG).unwrap_or_default() + &started.log().unwrap_or_default();
+        ready.map_err(|e| e.context(said()))?;
         Ok(started)
     }
 }
@@ -83,9 +96,14 @@ impl Drop for OpenSmtpd {
     }
 }
 
+/// Where its unpacked files are.
+pub(super) fn unpack() -> Result<PathBuf> {
+    packages::unpack("opensmtpd", &PACKAGES)
+}
+
 /// What the package's script would make, the lab's names, and these actions and matches.
 fn files(lab: &Lab, config: &str) -> Result<Files> {
-    let packages = packages::unpack("opensmtpd", &PACKAGES)?;
+    let packages = unpack()?;
     let files = Files::new(lab, "opensmtpd", &packages, &[("opensmtpd", OpenSmtpd::UID), QUEUE], &[])?;
     files.make("var/lib/opensmtpd/empty")?;
     files.write("etc/mailname", &format!("{HOSTNAME}\n"))?;
@@ -103,15 +121,12 @@ fn by_recipient(marketing: &[&str]) -> String {
     // it defers a message that twice in a row gets the family that its receiver has not (`mta_on_source`, 6.8.0).
     let (six, four): (Vec<&str>, Vec<&str>) = marketing.iter().partition(|name| name.contains("v6"));
     let [tag4, tag6] = TAGS;
-    format!(
-        "action \"relay\" relay
-action \"marketing4\" relay src {tag4}
-action \"marketing6\" relay src {tag6}
-match from local for domain {{ {} }} action \"marketing4\"
-match from local for domain {{ {} }} action \"marketing6\"
-match from local for any action \"relay\"
-",
-        quoted(&four),
-        quoted(&six),
-    )
+    let mut config = "action \"relay\" relay\n".to_owned();
+    for (family, tag, domains) in [(4, tag4, four), (6, tag6, six)].iter().filter(|one| !one.2.is_empty()) {
+        config += &format!(
+            "action \"marketing{family}\" relay src {tag}\nmatch from local for domain {{ {} }} action \"marketing{family}\"\n",
+            quoted(domains)
+        );
+    }
+    config + "match from local for any action \"relay\"\n"
 }

@@ -3,12 +3,13 @@
 //! Owns: which packages it takes, its configs, its life, its logs and queues. Must not: know how an instance is mounted.
 
 use std::fs;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::Result;
 
 use super::instance::{Files, Instance};
-use super::{HOSTNAME, MARKETING_NAME, Mta, SUBMIT};
+use super::{HOSTNAME, MAIL_LOG, MARKETING_NAME, Mta, SUBMIT};
 use crate::lab::Lab;
 use crate::{packages, recipes};
 
@@ -40,6 +41,9 @@ const BUSY: &str = "define(`confQUEUE_LA', `1000')dnl\ndefine(`confREFUSE_LA', `
 /// Where the second daemon's own lines begin, and the first's recipe goes.
 const MAILERS: &str = "MAILER_DEFINITIONS\n";
 
+/// The first daemon's config, without the first slash.
+const CONFIG: &str = "etc/mail/sendmail.mc";
+
 /// What its package's script takes in, unless told otherwise.
 const NO_HOST_STATUS: &str = "undefine(`confHOST_STATUS_DIRECTORY')dnl";
 
@@ -47,6 +51,8 @@ const NO_HOST_STATUS: &str = "undefine(`confHOST_STATUS_DIRECTORY')dnl";
 #[derive(Debug)]
 pub struct Sendmail {
     instance: Instance,
+    /// Whether it logs to syslog, and not to files.
+    by_syslog: bool,
 }
 
 impl Mta for Sendmail {
@@ -56,24 +62,7 @@ impl Mta for Sendmail {
     const EHLO: [&'static str; 2] = [HOSTNAME, MARKETING_NAME];
 
     fn start(lab: &Lab, marketing: &[&str]) -> Result<Self> {
-        let sendmail = Self { instance: files(lab, marketing)?.mount(lab)? };
-        // makemap reads the config.
-        for daemon in DAEMONS {
-            let make = format!("m4 /etc/mail/{daemon}.mc >/etc/mail/{daemon}.cf");
-            sendmail.instance.tool(&["sh", "-c", &make])?;
-        }
-        for map in ["access", "mailertable"] {
-            let make = format!("makemap hash /etc/mail/{map} </etc/mail/{map}");
-            sendmail.instance.tool(&["sh", "-c", &make])?;
-        }
-        for daemon in DAEMONS {
-            sendmail.run(daemon, &["-bd", "-q30m"])?;
-        }
-        for at in [SUBMIT, HANDED_ON] {
-            let ready = sendmail.instance.wait_ready_at(at, Duration::from_secs(20));
-            ready.map_err(|e| e.context(sendmail.log().unwrap_or_default()))?;
-        }
-        Ok(sendmail)
+        Self::up(Self { instance: files(lab, marketing)?.mount(lab)?, by_syslog: false })
     }
 
     fn start_by_recipe(lab: &Lab) -> Result<Self> {
@@ -96,6 +85,9 @@ impl Mta for Sendmail {
     }
 
     fn log(&self) -> Result<String> {
+        if self.by_syslog {
+            return self.instance.read(MAIL_LOG);
+        }
         DAEMONS.iter().map(|daemon| self.instance.read(&log(daemon))).collect()
     }
 
@@ -107,11 +99,60 @@ impl Mta for Sendmail {
 }
 
 impl Sendmail {
-    /// Runs one of the daemons' program with its config. There is no syslog: what would go there goes to a file
-    /// instead.
+    /// With rsyslog, as its package has it.
+    ///
+    /// # Errors
+    /// As [`Mta::start`].
+    pub fn start_with_syslog(lab: &Lab) -> Result<Self> {
+        Self::up(Self { instance: files(lab, &[])?.log_by_syslog()?.mount(lab)?, by_syslog: true })
+    }
+
+    /// The same, and it delivers nothing before it is told to run its queue.
+    ///
+    /// # Errors
+    /// As [`Mta::start`].
+    pub fn start_queueing(lab: &Lab) -> Result<Self> {
+        let files = files(lab, &[])?;
+        let config = fs::read_to_string(files.path(CONFIG))?;
+        let queueing = "define(`confDELIVERY_MODE', `queueonly')dnl\n";
+        files.write(CONFIG, &config.replacen(MAILERS, &format!("{queueing}{MAILERS}"), 1))?;
+        Self::up(Self { instance: files.log_by_syslog()?.mount(lab)?, by_syslog: true })
+    }
+
+    /// Runs the queue: one process sends it all, and keeps connections.
+    ///
+    /// # Errors
+    /// When that fails.
+    pub fn run_queue(&self) -> Result<()> {
+        self.run(DAEMONS[0], &["-q"]).map(drop)
+    }
+
+    fn up(sendmail: Self) -> Result<Self> {
+        // makemap reads the config.
+        for daemon in DAEMONS {
+            let make = format!("m4 /etc/mail/{daemon}.mc >/etc/mail/{daemon}.cf");
+            sendmail.instance.tool(&["sh", "-c", &make])?;
+        }
+        for map in ["access", "mailertable"] {
+            let make = format!("makemap hash /etc/mail/{map} </etc/mail/{map}");
+            sendmail.instance.tool(&["sh", "-c", &make])?;
+        }
+        for daemon in DAEMONS {
+            let started = sendmail.run(daemon, &["-bd", "-q30m"]);
+            started.map_err(|e| e.context(sendmail.log().unwrap_or_default()))?;
+        }
+        for at in [SUBMIT, HANDED_ON] {
+            let ready = sendmail.instance.wait_ready_at(at, Duration::from_secs(20));
+            ready.map_err(|e| e.context(sendmail.log().unwrap_or_default()))?;
+        }
+        Ok(sendmail)
+    }
+
+    /// Runs one of the daemons' program with its config. Where there is no syslog, what would go there goes to a file.
     fn run(&self, daemon: &str, args: &[&str]) -> Result<String> {
         let (config, log) = (format!("-C/etc/mail/{daemon}.cf"), format!("/{}", log(daemon)));
-        self.instance.tool(&[&[PROGRAM, "-D", &log, "-d89.8", &config], args].concat())
+        let own: &[&str] = if self.by_syslog { &[] } else { &["-D", &log, "-d89.8"] };
+        self.instance.tool(&[&[PROGRAM], own, &[&config], args].concat())
     }
 }
 
@@ -119,9 +160,14 @@ fn log(daemon: &str) -> String {
     format!("var/log/{daemon}.log")
 }
 
+/// Where its unpacked files are.
+pub(super) fn unpack() -> Result<PathBuf> {
+    packages::unpack("sendmail", &PACKAGES)
+}
+
 /// What the packages' scripts would make, and the lab's names and routes.
 fn files(lab: &Lab, marketing: &[&str]) -> Result<Files> {
-    let packages = packages::unpack("sendmail", &PACKAGES)?;
+    let packages = unpack()?;
     let files = Files::new(lab, "sendmail", &packages, &USERS, &[])?;
     files.copy_etc("mail")?;
     let [(_, mta), _] = USERS;
@@ -142,7 +188,7 @@ fn files(lab: &Lab, marketing: &[&str]) -> Result<Files> {
     let main = stock.replace(&format!("dnl {NO_HOST_STATUS}"), NO_HOST_STATUS);
     let main = main.replace("Name=MTA-v4, Port=smtp", &format!("Name=MTA-v4, Port={port}"));
     files.write(
-        "etc/mail/sendmail.mc",
+        CONFIG,
         &main.replacen(MAILERS, &format!("{BUSY}{}{MAILERS}", recipes::config("/etc/mail/sendmail.mc")?), 1),
     )?;
     files.write(

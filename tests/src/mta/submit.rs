@@ -30,7 +30,7 @@ pub struct Pace {
 pub struct Envelope {
     /// Sender.
     pub from: String,
-    /// Recipient.
+    /// Recipients, a blank between.
     pub to: String,
 }
 
@@ -115,7 +115,9 @@ impl Session {
 
     fn message(&mut self, n: usize, Envelope { from, to }: &Envelope) -> Result<()> {
         self.say(&format!("MAIL FROM:<{from}>"), "250")?;
-        self.say(&format!("RCPT TO:<{to}>"), "250")?;
+        for one in to.split(' ') {
+            self.say(&format!("RCPT TO:<{one}>"), "250")?;
+        }
         self.say("DATA", "354")?;
         self.say(&format!("Subject: {n}\r\nX-Lab: {n}\r\n\r\nmessage {n}\r\n."), "250")
     }

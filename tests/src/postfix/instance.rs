@@ -37,9 +37,10 @@ pub(super) fn files(lab: &Lab, settings: &Settings) -> Result<Files> {
 fn write_config(etc: &Path, root: &Path, settings: &Settings) -> Result<()> {
     // Only what ties the instance to the lab: names, the place of the log, the routes.
     let mut main = fs::read_to_string(root.join("usr/share/postfix/main.cf.debian"))?;
-    main.push_str(&format!(
-        "myhostname = {HOSTNAME}\nmydestination = localhost\nalias_maps =\nmaillog_file = /var/log/mail.log\n"
-    ));
+    main.push_str(&format!("myhostname = {HOSTNAME}\nmydestination = localhost\nalias_maps =\n"));
+    if !settings.by_syslog {
+        main.push_str("maillog_file = /var/log/mail.log\n");
+    }
     if !settings.routes.is_empty() {
         main.push_str("transport_maps = texthash:/etc/postfix/transport\n");
     }

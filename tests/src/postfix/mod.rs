@@ -23,7 +23,7 @@ const PACKAGES: [&str; 7] =
     ["postfix", "libdb5.3", "libicu72", "libnsl2", "libsasl2-2", "libssl3", "libtirpc3"];
 
 /// Where its unpacked files are.
-fn unpack() -> Result<PathBuf> {
+pub(crate) fn unpack() -> Result<PathBuf> {
     packages::unpack("root", &PACKAGES)
 }
 
@@ -37,6 +37,8 @@ pub struct Settings {
     pub transports: BTreeMap<String, String>,
     /// Which transport a recipient domain takes.
     pub routes: BTreeMap<String, String>,
+    /// Whether it logs to syslog, and not to a file of its own.
+    pub by_syslog: bool,
     /// What is added to files in /etc/postfix, by name.
     pub files: BTreeMap<String, String>,
 }
@@ -68,7 +70,9 @@ impl Postfix {
     /// # Errors
     /// When the packages cannot be had, or it does not start: the error holds its log.
     pub fn start(lab: &Lab, settings: &Settings) -> Result<Self> {
-        let postfix = Self { instance: instance::files(lab, settings)?.mount(lab)? };
+        let files = instance::files(lab, settings)?;
+        let files = if settings.by_syslog { files.log_by_syslog()? } else { files };
+        let postfix = Self { instance: files.mount(lab)? };
         postfix.tool(&["postfix", "start"]).map_err(|e| e.context(postfix.log().unwrap_or_default()))?;
         poll::until_true(Duration::from_secs(20), "Postfix to answer", || {
             postfix.submit(0, |_| String::new()).is_ok()

@@ -4,7 +4,8 @@
 //! know what the files are for.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fs;
+use std::fs::{self, File};
+use std::io::Read as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -49,6 +50,44 @@ impl Tree {
     /// A symbolic link.
     pub(super) fn link(&mut self, at: &str, to: &str) {
         self.put(at, Entry::Link(to.to_owned()));
+    }
+
+    /// A folder of this machine with all that is in it, where it is here, and the libraries that its programs are linked with.
+    pub(super) fn folder(&mut self, from: &Path) -> Result<()> {
+        let mut folders = vec![from.to_owned()];
+        let libraries = from.join("usr/lib/x86_64-linux-gnu");
+        while let Some(folder) = folders.pop() {
+            self.directory(&folder.display().to_string());
+            for entry in fs::read_dir(&folder)? {
+                let path = entry?.path();
+                let at = path.display().to_string();
+                if path.is_symlink() {
+                    self.link(&at, &fs::read_link(&path)?.display().to_string());
+                } else if path.is_dir() {
+                    folders.push(path);
+                } else {
+                    self.file(&at, &path);
+                    self.libraries(&path, &libraries)?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// What a program or library is linked with, except what lies in this folder too.
+    fn libraries(&mut self, of: &Path, own: &Path) -> Result<()> {
+        let mut magic = [0; 4];
+        let is_elf = File::open(of)?.read_exact(&mut magic).is_ok() && magic == *b"\x7fELF";
+        if !is_elf {
+            return Ok(());
+        }
+        let linked = run::ask(Command::new("ldd").env("LD_LIBRARY_PATH", own).arg(of)).unwrap_or_default();
+        for path in linked.split_whitespace().filter(|word| word.starts_with('/') && !word.ends_with(':')) {
+            if !Path::new(path).starts_with(own) {
+                self.file(path, &fs::canonicalize(path).with_context(|| format!("no {path}"))?);
+            }
+        }
+        Ok(())
     }
 
     /// An empty directory.

@@ -27,8 +27,17 @@ const QEMU: &str = "qemu-system-x86_64";
 const TOOLS: [&str; 4] = ["nft", "ip", "tc", "conntrack"];
 /// Files of tests.
 const TESTS: [&str; 2] = ["bpf", "kernels"];
-/// Boot and tests together; they take a minute or two on two cores.
-const DEADLINE: Duration = Duration::from_secs(600);
+/// The file of tests with MTAs, and of those the ones with the settings that docs/mta-recipes.md recommends.
+const MTA_TESTS: (&str, &str) = ("logs", "--exact exim opensmtpd postfix sendmail");
+/// What those settings are read from.
+const RECIPES: &str = "docs/mta-recipes.md";
+/// Of a system, what is empty at first.
+const DIRECTORIES: [&str; 10] =
+    ["dev", "proc", "sys", "tmp", "run", "root", "etc", "var/spool", "var/log", "var/lib"];
+/// Says where the MTAs are unpacked.
+const UNPACKER: &str = "lab-mtas";
+/// Boot and tests together; they take five minutes on two cores, with MTAs ten.
+const DEADLINE: Duration = Duration::from_secs(2_700);
 /// What the last line of the console begins with.
 const END: &str = "mailsteer machine: ended with ";
 /// How many of the console's lines are shown when the machine did not come to its end.
@@ -42,14 +51,14 @@ pub(crate) fn obstacle() -> Option<String> {
 }
 
 /// Boots the newest kernel of a series and runs the tests there.
-pub(crate) fn run(series: &str) -> Result<()> {
+pub(crate) fn run(series: &str, mtas: bool) -> Result<()> {
     if let Some(obstacle) = obstacle() {
         bail!("{obstacle}");
     }
     let kernel = Kernel::fetch(series)?;
     let home = tempfile::tempdir()?;
     let archive = home.path().join("initramfs");
-    fs::write(&archive, tree(&kernel, home.path())?.archive()?)?;
+    fs::write(&archive, tree(&kernel, home.path(), mtas)?.archive()?)?;
     println!("booting {}", kernel.release);
     let began = Instant::now();
     let code = watch(boot(&kernel.image(), &archive)?)?;
@@ -61,9 +70,9 @@ pub(crate) fn run(series: &str) -> Result<()> {
 }
 
 /// Everything that the machine has.
-fn tree(kernel: &Kernel, home: &Path) -> Result<Tree> {
+fn tree(kernel: &Kernel, home: &Path, mtas: bool) -> Result<Tree> {
     let mut tree = Tree::default();
-    for directory in ["dev", "proc", "sys", "tmp", "run", "root", "etc"] {
+    for directory in DIRECTORIES {
         tree.directory(directory);
     }
     tree.file("bin/busybox", Path::new(BUSYBOX));
@@ -72,27 +81,48 @@ fn tree(kernel: &Kernel, home: &Path) -> Result<Tree> {
     tree.program("bin/sh", &shell)?;
     // By this name the kernel asks for a module.
     tree.link("sbin/modprobe", "../bin/busybox");
-    tree.text("etc/passwd", "root:x:0:0:root:/root:/bin/sh\n".to_owned());
-    tree.text("etc/group", "root:x:0:\n".to_owned());
+    tree.link("var/run", "/run");
+    for names in ["etc/passwd", "etc/group"] {
+        tree.file(names, &Path::new("/").join(names));
+    }
     for tool in TOOLS {
         let path = setup::find(tool).with_context(|| format!("no {tool}: cargo xtask setup installs it"))?;
         tree.program(&format!("usr/sbin/{tool}"), &path)?;
     }
-    for (name, path) in built()? {
+    let built = built(mtas)?;
+    if mtas {
+        put_mtas(&mut tree, &built)?;
+    }
+    for (name, path) in built {
         let slim = home.join(&name);
         run::show(Command::new("strip").arg("--strip-debug").arg("-o").arg(&slim).arg(&path))?;
         tree.program(&format!("tests/{name}"), &slim)?;
     }
     kernel.install_modules(&mut tree)?;
-    tree.text("init", init());
+    tree.text("init", init(mtas));
     Ok(tree)
 }
 
+/// The MTAs, where they are unpacked here, and what their settings are read from.
+fn put_mtas(tree: &mut Tree, built: &[(String, PathBuf)]) -> Result<()> {
+    let (_, unpacker) = built.iter().find(|(name, _)| name == UNPACKER).context("the lab has no MTAs")?;
+    let folders =
+        run::ask(&mut Command::new(unpacker)).context("the MTAs cannot be unpacked: see `lab-mtas`")?;
+    for folder in folders.lines() {
+        tree.folder(Path::new(folder))?;
+    }
+    tree.directory(&run::root().join("tests").display().to_string());
+    let recipes = run::root().join(RECIPES);
+    tree.file(&recipes.display().to_string(), &recipes);
+    Ok(())
+}
+
 /// The agent, the lab's programs and the tests, as cargo builds them now: name and path.
-fn built() -> Result<Vec<(String, PathBuf)>> {
+fn built(mtas: bool) -> Result<Vec<(String, PathBuf)>> {
     let homes = ["agent", "tests"].map(|home| run::root().join(home));
     let wanted = |one: &Built| match one.kind {
         Kind::Program => homes.contains(&one.home),
+        Kind::Integration if mtas => one.name == MTA_TESTS.0,
         Kind::Integration => TESTS.contains(&one.name.as_str()),
         Kind::Unit => false,
     };
@@ -101,12 +131,17 @@ fn built() -> Result<Vec<(String, PathBuf)>> {
 }
 
 /// The first process: the file systems of a host, the tests one after the other, the end.
-fn init() -> String {
-    let tests: String = TESTS.map(|name| format!("/tests/{name} --test-threads=1 || code=1\n")).concat();
+fn init(mtas: bool) -> String {
+    let run = |(name, which): (&str, &str)| {
+        format!("/tests/{name} --test-threads=1 --show-output {which} || code=1\n")
+    };
+    let tests = if mtas { run(MTA_TESTS) } else { TESTS.map(|name| run((name, ""))).concat() };
     format!(
         "#!/bin/sh
 /bin/busybox --install -s /bin 2>/dev/null
-export PATH=/usr/sbin:/bin:/sbin HOME=/root MAILSTEER_BIN=/tests/mailsteer MAILSTEER_TEST_PATIENCE=4 MAILSTEER_UNCONFINED=1 RUST_BACKTRACE=0
+mkdir -p /usr/bin
+ln -s /bin/env /usr/bin/env
+export PATH=/usr/sbin:/usr/bin:/bin:/sbin HOME=/root MAILSTEER_BIN=/tests/mailsteer MAILSTEER_TEST_PATIENCE=4 MAILSTEER_UNCONFINED=1 RUST_BACKTRACE=0
 mount -t devtmpfs dev /dev
 mount -t proc proc /proc
 mount -t sysfs sys /sys
@@ -117,6 +152,7 @@ mount -t tmpfs run /run
 ln -s /proc/self/fd /dev/fd
 ln -s /proc/self/fd/0 /dev/stdin
 ip link set lo up
+hostname machine
 uname -a
 code=0
 {tests}echo '{END}'$code
@@ -128,7 +164,7 @@ poweroff -f
 fn boot(image: &Path, archive: &Path) -> Result<Child> {
     let program = setup::find(QEMU).unwrap_or_else(|| PathBuf::from(QEMU));
     Command::new(program)
-        .args(["-accel", "tcg,thread=multi", "-cpu", "max", "-smp", "2", "-m", "1024"])
+        .args(["-accel", "tcg,thread=multi", "-cpu", "max", "-smp", "2", "-m", "1536"])
         .args(["-display", "none", "-nic", "none", "-no-reboot", "-serial", "stdio", "-monitor", "none"])
         .args(["-append", "console=ttyS0 quiet panic=-1 random.trust_cpu=on mitigations=off"])
         .arg("-kernel")

@@ -13,7 +13,8 @@ use super::initramfs::Tree;
 use crate::run;
 
 /// Folders and files of modules that the agent or the lab asks for, with all that they depend on.
-const MODULES: [&str; 7] = [
+const MODULES: [&str; 8] = [
+    "kernel/fs/overlayfs/overlay.ko",
     "kernel/net/netfilter/nf",
     "kernel/net/ipv4/netfilter/nf",
     "kernel/net/ipv6/netfilter/nf",

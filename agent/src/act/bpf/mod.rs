@@ -23,8 +23,10 @@ use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
 use aya::maps::HashMap;
-use aya::programs::{CgroupSkb, CgroupSock, CgroupSockAddr, ProgramError, SchedClassifier, SockOps};
-use aya::{Ebpf, EbpfLoader};
+use aya::programs::{
+    BtfTracePoint, CgroupSkb, CgroupSock, CgroupSockAddr, FEntry, ProgramError, SchedClassifier, SockOps,
+};
+use aya::{Btf, Ebpf, EbpfLoader};
 
 use earlier::Earlier;
 pub use error::BpfError;
@@ -102,6 +104,7 @@ pub struct Programs {
     object: Ebpf,
     /// Other versions of which something stands.
     earlier: Vec<Earlier>,
+    turns_told: bool,
 }
 
 impl Programs {
@@ -141,7 +144,9 @@ impl Programs {
         }
         let mut object = loader.load(bytes).map_err(|error| BpfError::Object(Box::new(error)))?;
         load_programs(&mut object)?;
-        let mut programs = Self { paths: paths.clone(), hooks: Hooks::find(&pins), pins, object, earlier };
+        let turns_told = follow_writers(&mut object);
+        let (paths, hooks) = (paths.clone(), Hooks::find(&pins));
+        let mut programs = Self { paths, hooks, pins, object, earlier, turns_told };
         if programs.sources()?.is_empty() {
             programs.earlier.iter().try_for_each(|earlier| earlier.give_numbers(&mut programs.object))?;
         }
@@ -149,6 +154,12 @@ impl Programs {
         programs.adopt_uplinks()?;
         programs.attach_cgroup()?;
         Ok(programs)
+    }
+
+    /// Whether it is told which process uses a connection, as long as this lives.
+    #[must_use]
+    pub const fn turns_told(&self) -> bool {
+        self.turns_told
     }
 
     /// Attaches guard and flow tracking to an interface, the guard first in its chain. Does nothing where they
@@ -326,6 +337,42 @@ fn load_programs(object: &mut Ebpf) -> Result<(), BpfError> {
     typed::<SockOps>(object, "outcome")?.load().map_err(program_error("outcome"))?;
     typed::<CgroupSock>(object, "release")?.load().map_err(program_error("release"))?;
     typed::<CgroupSkb>(object, "guard_cgroup")?.load().map_err(program_error("guard_cgroup"))
+}
+
+/// Has it told which process uses a connection, as long as the object lives: nobody else listens. Replies are joined by it and
+/// nothing is steered, so that a kernel without function tracing or BTF is none to refuse.
+fn follow_writers(object: &mut Ebpf) -> bool {
+    match at_tracepoint(object).or_else(|_older| at_function(object)) {
+        Ok(()) => true,
+        Err(error) => {
+            tracing::warn!(
+                "which process uses a connection is not told ({}): replies on connections that an MTA's processes hand to \
+                 one another are counted for nobody",
+                in_one_line(&error)
+            );
+            false
+        }
+    }
+}
+
+/// Linux 6.3 and later.
+fn at_tracepoint(object: &mut Ebpf) -> Result<(), BpfError> {
+    let btf = btf("sent")?;
+    let program = typed::<BtfTracePoint>(object, "sent")?;
+    program.load("sock_send_length", &btf).map_err(program_error("sent"))?;
+    program.attach().map(drop).map_err(program_error("sent"))
+}
+
+/// Where the kernel was built with function tracing.
+fn at_function(object: &mut Ebpf) -> Result<(), BpfError> {
+    let btf = btf("sends")?;
+    let program = typed::<FEntry>(object, "sends")?;
+    program.load("tcp_sendmsg", &btf).map_err(program_error("sends"))?;
+    program.attach().map(drop).map_err(program_error("sends"))
+}
+
+fn btf(name: &'static str) -> Result<Btf, BpfError> {
+    Btf::from_sys_fs().map_err(|error| program_error(name)(error.into()))
 }
 
 fn typed<'a, P>(object: &'a mut Ebpf, name: &'static str) -> Result<&'a mut P, BpfError>

@@ -58,6 +58,12 @@ pub struct OutcomeReport {
     /// The process that had the connection.
     #[serde(default)]
     pub pid: Option<u32>,
+    /// Another process may have opened it: it was used before.
+    #[serde(default)]
+    pub handed: bool,
+    /// When the MTA said that it would connect.
+    #[serde(default)]
+    pub connecting: Option<Timestamp>,
     /// The connection's port on this host.
     #[serde(default)]
     pub local_port: Option<u16>,

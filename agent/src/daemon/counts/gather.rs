@@ -144,6 +144,17 @@ impl Gatherer {
         self.reader().map_or_else(|| Ok(Vec::new()), |mut reader| reader.sweep(bpf::Moment::now()))
     }
 
+    /// The connections that stand now.
+    pub(in crate::daemon) fn standing(&self) -> Result<Vec<Event>, ReadError> {
+        self.reader().map_or_else(|| Ok(Vec::new()), |reader| reader.standing())
+    }
+
+    /// How many records were lost since the maps were made; a count that cannot be read is another one than before.
+    pub(in crate::daemon) fn events_lost(&self) -> Option<u64> {
+        let totals = self.reader()?.totals().ok()?;
+        totals.get(Total::EventsLost as usize).copied()
+    }
+
     /// Adds a connection of which no SYN left, by what it turned out to be.
     pub(in crate::daemon) fn tell(&self, lane: LaneId, told: Told) {
         let Some(mut reader) = self.reader() else { return };

@@ -5,7 +5,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use aya::maps::{Map, MapData, RingBuf};
-use mailsteer_ebpf::{Event, Said};
+use mailsteer_ebpf::{Event, Said, Turned};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
@@ -23,6 +23,8 @@ pub enum Record {
     Event(Event),
     /// A receiver said 4xx or 5xx.
     Said(Said),
+    /// A process turned to a connection.
+    Turned(Turned),
 }
 
 /// A reader of the ring buffer. There must be only one: a record is taken by who reads it first.
@@ -54,11 +56,7 @@ impl Events {
         loop {
             let mut ready = self.ring.readable_mut().await?;
             tokio::time::sleep(GATHERING).await;
-            let mut records = Vec::new();
-            let ring = ready.get_inner_mut();
-            while let Some(bytes) = ring.next() {
-                records.extend(record(&bytes));
-            }
+            let records = all(ready.get_inner_mut());
             ready.clear_ready();
             if !records.is_empty() {
                 return Ok(records);
@@ -67,9 +65,27 @@ impl Events {
     }
 }
 
-/// A record, told apart by its length; `None` where it has that of neither.
+impl Events {
+    /// All that are there now, at once.
+    pub fn take(&mut self) -> Vec<Record> {
+        all(self.ring.get_mut())
+    }
+}
+
+fn all(ring: &mut RingBuf<MapData>) -> Vec<Record> {
+    let mut records = Vec::new();
+    while let Some(bytes) = ring.next() {
+        records.extend(record(&bytes));
+    }
+    records
+}
+
+/// A record, told apart by its length; `None` where it has that of none.
 pub(crate) fn record(bytes: &[u8]) -> Option<Record> {
-    const { assert!(size_of::<Event>() != size_of::<Said>()) };
+    const {
+        assert!(size_of::<Event>() != size_of::<Said>());
+        assert!(size_of::<Turned>() != size_of::<Said>() && size_of::<Turned>() != size_of::<Event>());
+    };
     if bytes.len() == size_of::<Event>() {
         // SAFETY: as long as an `Event`, which is plain integers: every bit pattern is one, and it need not be aligned.
         return Some(Record::Event(unsafe { std::ptr::read_unaligned(bytes.as_ptr().cast::<Event>()) }));
@@ -77,6 +93,10 @@ pub(crate) fn record(bytes: &[u8]) -> Option<Record> {
     if bytes.len() == size_of::<Said>() {
         // SAFETY: likewise.
         return Some(Record::Said(unsafe { std::ptr::read_unaligned(bytes.as_ptr().cast::<Said>()) }));
+    }
+    if bytes.len() == size_of::<Turned>() {
+        // SAFETY: likewise.
+        return Some(Record::Turned(unsafe { std::ptr::read_unaligned(bytes.as_ptr().cast::<Turned>()) }));
     }
     None
 }

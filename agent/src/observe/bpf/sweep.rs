@@ -85,10 +85,25 @@ impl Reader {
             }
             self.count(&conn, fate)?;
             if fate == Fate::Unanswered {
-                events.push(unanswered(&key, &conn, now.since_boot));
+                events.push(event(&key, &conn, Outcome::Unanswered, now.since_boot));
             }
         }
         Ok(events)
+    }
+
+    /// The connections that stand now, as they would be told.
+    ///
+    /// # Errors
+    /// Where the map cannot be read.
+    pub fn standing(&self) -> Result<Vec<Event>, ReadError> {
+        let mut standing = Vec::new();
+        for entry in self.conns.iter() {
+            let (key, conn) = entry.map_err(access("CONNS"))?;
+            if conn.flags & (CONN_ESTABLISHED | CONN_DONE) == CONN_ESTABLISHED {
+                standing.push(event(&key, &conn, Outcome::Established, conn.sent));
+            }
+        }
+        Ok(standing)
     }
 
     fn count(&mut self, conn: &Conn, fate: Fate) -> Result<(), ReadError> {
@@ -108,10 +123,10 @@ fn not_found(error: &MapError) -> bool {
     matches!(error, MapError::SyscallError(call) if call.io_error.kind() == std::io::ErrorKind::NotFound)
 }
 
-fn unanswered(key: &FlowKey, conn: &Conn, now: u64) -> Event {
+fn event(key: &FlowKey, conn: &Conn, outcome: Outcome, decided: u64) -> Event {
     Event {
         started: conn.started,
-        decided: now,
+        decided,
         cookie: conn.cookie,
         cgroup: conn.cgroup,
         daddr: bytes(key.daddr),
@@ -122,7 +137,7 @@ fn unanswered(key: &FlowKey, conn: &Conn, now: u64) -> Event {
         sport: key.sport,
         local_port: conn.local_port,
         dport: key.dport,
-        outcome: Outcome::Unanswered as u8,
+        outcome: outcome as u8,
         retransmits: u8::try_from(conn.retransmits).unwrap_or(u8::MAX),
         gid: conn.gid,
     }

@@ -19,7 +19,7 @@ use jiff::Timestamp;
 use jiff::tz::TimeZone;
 use mailsteer_core::config::{Log, LogPlace};
 use mailsteer_core::signal::follow::{Bookmark, Follower, Format, Loss};
-use mailsteer_core::signal::log::{self, Delivery, LogCounts, Mta};
+use mailsteer_core::signal::log::{self, Delivery, LogCounts, Mta, Sessions};
 use thiserror::Error;
 
 use files::Directory;
@@ -100,6 +100,7 @@ pub struct Reader {
     mta: Mta,
     container: bool,
     zone: TimeZone,
+    sessions: Sessions,
     place: Place,
 }
 
@@ -119,7 +120,13 @@ impl Reader {
             LogPlace::Journal(wanted) => journal(wanted.clone()),
             LogPlace::ContainerJournal(name) => journal(format!("CONTAINER_NAME={name}")),
         };
-        Self { mta: log.mta, container: log.place.is_container(), zone: TimeZone::system(), place }
+        Self {
+            mta: log.mta,
+            container: log.place.is_container(),
+            zone: TimeZone::system(),
+            sessions: Sessions::default(),
+            place,
+        }
     }
 
     /// Reads what is there; waits up to [`LOOK`] where it is a journal and there is nothing.
@@ -129,14 +136,14 @@ impl Reader {
     pub fn read(&mut self) -> Result<Batch, LogError> {
         let (mta, container, zone, now) = (self.mta, self.container, &self.zone, Timestamp::now());
         let mut batch = Batch::default();
-        let (deliveries, counts) = (&mut batch.deliveries, &mut batch.counts);
+        let (deliveries, counts, sessions) = (&mut batch.deliveries, &mut batch.counts, &mut self.sessions);
         match &mut self.place {
             Place::Files(follower) => {
                 let polled = follower.poll(BUDGET, &mut |raw| {
                     let line = log::read(mta, raw.text, zone, now);
                     let line =
                         if container { line.told_at(raw.time.parse().ok()).in_container() } else { line };
-                    deliveries.extend(counts.take(line));
+                    deliveries.extend(counts.take(sessions.complete(line)));
                 });
                 counts.read(polled.read);
                 // What was read before an error is taken in first; the error comes again.
@@ -160,7 +167,7 @@ impl Reader {
                         log::read_entry(mta, entry, zone, now)
                     };
                     counts.lines += 1;
-                    deliveries.extend(counts.take(line));
+                    deliveries.extend(counts.take(sessions.complete(line)));
                 })?;
                 batch.up = journal.is_up();
                 batch.bookmark = journal.bookmark();

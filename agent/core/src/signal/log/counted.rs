@@ -62,7 +62,7 @@ impl LogCounts {
             }
             Line::NoReply => self.no_reply += 1,
             Line::Ambiguous => self.ambiguous += 1,
-            Line::Other => {}
+            Line::Other | Line::Connecting { .. } | Line::Over { .. } => {}
         }
         None
     }

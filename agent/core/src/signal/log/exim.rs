@@ -79,6 +79,9 @@ fn message(text: &str, at: Option<Timestamp>) -> Option<Line> {
     Some(Line::Delivery(Delivery {
         at,
         pid: None,
+        handed: true,
+        session: None,
+        connecting: None,
         local_port: local_port(own),
         destination,
         host: next_hop(host),

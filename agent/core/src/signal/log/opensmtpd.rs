@@ -1,4 +1,5 @@
-//! OpenSMTPD: `usr.sbin/smtpd/mta.c`, `mta_log`, writes the line. One process has all connections, so its number tells nothing.
+//! OpenSMTPD: `usr.sbin/smtpd/mta.c`, `mta_log`, writes the line, and `mta_session.c` those of its connections. One process has all
+//! of them, so that its number does not tell which; the session's name does, with the line that says when it was begun.
 
 use super::{Clock, Delivery, Line, between, is_id, syslog};
 use crate::signal::reply::Reply;
@@ -10,7 +11,15 @@ pub(super) fn read(line: &str, clock: &Clock<'_>) -> Option<Line> {
     if headed.program != "smtpd" {
         return None;
     }
-    let (_session, fields) = headed.message.split_once(" mta delivery ").filter(|(id, _)| is_id(id))?;
+    let (session, said) = headed.message.split_once(" mta ").filter(|(id, _)| is_id(id))?;
+    let session = session.to_owned();
+    if said.starts_with("connecting address=") {
+        return Some(Line::Connecting { session, at: headed.at });
+    }
+    if said.starts_with("disconnected ") {
+        return Some(Line::Over { session });
+    }
+    let fields = said.strip_prefix("delivery ")?;
     if fields.matches(" relay=\"").count() != 1 {
         return Some(Line::Ambiguous);
     }
@@ -24,7 +33,10 @@ pub(super) fn read(line: &str, clock: &Clock<'_>) -> Option<Line> {
     }
     Some(Line::Delivery(Delivery {
         at: headed.at,
-        pid: None,
+        pid: headed.pid,
+        handed: true,
+        session: Some(session),
+        connecting: None,
         local_port: None,
         destination,
         // What stands in brackets is the reverse name, which whoever has the address chooses.

@@ -24,11 +24,13 @@ pub(super) fn read(line: &str, clock: &Clock<'_>) -> Option<Line> {
     if Reply::read(text).is_none() {
         return Some(Line::NoReply);
     }
-    // A connection that was used before came from another process, by way of the connection cache.
-    let used_again = own.contains("conn_use=");
     Some(Line::Delivery(Delivery {
         at: headed.at,
-        pid: headed.pid.filter(|_| !used_again),
+        pid: headed.pid,
+        // One that was used before came from another process, by way of the connection cache.
+        handed: own.contains("conn_use="),
+        session: None,
+        connecting: None,
         local_port: None,
         destination,
         host: next_hop(relay),
