@@ -49,6 +49,10 @@ pub(crate) fn wrote(sk: *mut c_void, pid: u32) -> i32 {
     let many = turned(writer);
     // Where many are told no more, at least whose connection it is no longer.
     if (handed || writer.turns != TURNS_MANY || many) && !tell(asker, pid, many) {
+        if many {
+            // Nobody knows of it yet.
+            writer.turns = TURNS;
+        }
         return 0;
     }
     writer.cookie = asker.cookie;

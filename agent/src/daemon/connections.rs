@@ -46,12 +46,13 @@ pub(super) fn spawn(
 ) -> Result<()> {
     let mut events = if ebpf { Some(Events::open(&paths.bpffs)?) } else { None };
     let (stop, mut cgroups) = (stop.clone(), Cgroups::new(paths.cgroup.clone()));
+    // What is lost from here on is missing in what begins here.
+    let mut lost = gatherer.events_lost();
     let mut asked = shared.outcomes.begin(turns_told);
     name_standing(&shared, &gatherer, &mut cgroups);
     let mut reading = tokio::time::interval(READING);
     let mut listener = Listener::default();
     tasks.spawn(async move {
-        let mut lost = gatherer.events_lost();
         loop {
             let (doubt, mut asker) = (until(listener.next_due()), None);
             let batch = tokio::select! {

@@ -35,11 +35,11 @@ impl Mta for OpenSmtpd {
     const UID: u32 = 20_121;
 
     fn start(lab: &Lab, marketing: &[&str]) -> Result<Self> {
-        Self::run(lab, files(lab, &by_recipient(marketing))?, "-d")
+        Self::run(lab, files(lab, &by_recipient(marketing))?, false)
     }
 
     fn start_by_recipe(lab: &Lab) -> Result<Self> {
-        Self::run(lab, files(lab, &recipes::config("/etc/smtpd.conf")?)?, "-d")
+        Self::run(lab, files(lab, &recipes::config("/etc/smtpd.conf")?)?, false)
     }
 
     fn instance(&self) -> &Instance {
@@ -70,14 +70,13 @@ impl OpenSmtpd {
     /// # Errors
     /// As [`Mta::start`].
     pub fn start_with_syslog(lab: &Lab) -> Result<Self> {
-        Self::run(lab, files(lab, &by_recipient(&[]))?.log_by_syslog()?, "-F")
+        Self::run(lab, files(lab, &by_recipient(&[]))?.log_by_syslog()?, true)
     }
 
-    fn run(lab: &Lab, files: Files, foreground: &str) -> Result<Self> {
-        let by_syslog = foreground == "-F";
+    fn run(lab: &Lab, files: Files, by_syslog: bool) -> Result<Self> {
         let log = File::create(files.path(LOG))?;
         let instance = files.mount(lab)?;
-        let mut command = instance.command(&["smtpd", foreground])?;
+        let mut command = instance.command(&["smtpd", if by_syslog { "-F" } else { "-d" }])?;
         command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
         let child = command.spawn().context("cannot start smtpd")?;
         let started = Self { child, instance, log: if by_syslog { MAIL_LOG } else { LOG } };

@@ -346,8 +346,8 @@ fn follow_writers(object: &mut Ebpf) -> bool {
         Ok(()) => true,
         Err(error) => {
             tracing::warn!(
-                "which process uses a connection is not told ({}): replies on connections that an MTA's processes hand to \
-                 one another are counted for nobody",
+                "which process uses a connection is not told ({}): of replies on connections that an MTA's processes hand \
+                 to one another, those are counted for nobody that could have come to several sources",
                 in_one_line(&error)
             );
             false

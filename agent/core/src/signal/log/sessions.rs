@@ -1,7 +1,6 @@
 //! What an MTA says of a connection before it says what became of a message.
 //!
-//! Owns: when each connection was begun, by the MTA's name for it. Must not: believe a line that another one of the same name
-//! contradicts, or grow without an end.
+//! Owns: when each connection was begun, by the MTA's name for it. Must not: know what came of it, or grow without an end.
 
 use std::collections::{HashMap, VecDeque};
 
