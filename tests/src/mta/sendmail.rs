@@ -124,7 +124,7 @@ impl Sendmail {
     /// # Errors
     /// When that fails.
     pub fn run_queue(&self) -> Result<()> {
-        self.run(DAEMONS[0], &["-q"]).map(drop)
+        self.run(DAEMONS[0], &["-qf"]).map(drop)
     }
 
     fn up(sendmail: Self) -> Result<Self> {
