@@ -93,6 +93,11 @@ impl Mta for Exim {
         Ok(listing.lines().filter(|line| line.contains('<')).map(str::to_owned).collect())
     }
 
+    /// It is looked through first, so that messages for the same receiver go over one connection; what was to wait is tried too.
+    fn run_queue(&self) -> Result<()> {
+        self.instance.tool(&["exim4", "-qqf"]).map(drop)
+    }
+
     fn log(&self) -> Result<String> {
         self.instance.read("var/log/exim4/mainlog")
     }
@@ -111,15 +116,6 @@ impl Exim {
         let files = files(lab)?;
         files.add(MACROS, &(recipes::config(&format!("/{MACROS}"))? + "queue_only = true\n"))?;
         Self::run(lab, files)
-    }
-
-    /// Runs the queue as a host does that has much to send: it is looked through first, so that messages for the same receiver
-    /// go over one connection. Also what was to wait is tried.
-    ///
-    /// # Errors
-    /// When that fails.
-    pub fn run_queue(&self) -> Result<()> {
-        self.instance.tool(&["exim4", "-qqf"]).map(drop)
     }
 
     fn run(lab: &Lab, files: Files) -> Result<Self> {

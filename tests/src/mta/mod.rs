@@ -78,6 +78,12 @@ pub trait Mta: Sized {
     /// When it cannot be asked.
     fn queue(&self) -> Result<Vec<String>>;
 
+    /// Tries at once all that is queued.
+    ///
+    /// # Errors
+    /// When it cannot be told to.
+    fn run_queue(&self) -> Result<()>;
+
     /// Its log so far.
     ///
     /// # Errors

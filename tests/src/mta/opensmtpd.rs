@@ -47,11 +47,11 @@ impl Mta for OpenSmtpd {
     }
 
     fn queue(&self) -> Result<Vec<String>> {
-        // Its package's script gives smtpctl this group and the bit that makes it take it.
-        let group = format!("--regid={}", QUEUE.0);
-        let listing =
-            self.instance.tool(&["setpriv", &group, "--clear-groups", "smtpctl", "show", "queue"])?;
-        Ok(listing.lines().map(str::to_owned).collect())
+        Ok(self.smtpctl(&["show", "queue"])?.lines().map(str::to_owned).collect())
+    }
+
+    fn run_queue(&self) -> Result<()> {
+        self.smtpctl(&["schedule", "all"]).map(drop)
     }
 
     fn log(&self) -> Result<String> {
@@ -71,6 +71,12 @@ impl OpenSmtpd {
     /// As [`Mta::start`].
     pub fn start_with_syslog(lab: &Lab) -> Result<Self> {
         Self::run(lab, files(lab, &by_recipient(&[]))?.log_by_syslog()?, true)
+    }
+
+    /// Its package's script gives smtpctl this group and the bit that makes it take it.
+    fn smtpctl(&self, args: &[&str]) -> Result<String> {
+        let group = format!("--regid={}", QUEUE.0);
+        self.instance.tool(&[&["setpriv", &group, "--clear-groups", "smtpctl"], args].concat())
     }
 
     fn run(lab: &Lab, files: Files, by_syslog: bool) -> Result<Self> {

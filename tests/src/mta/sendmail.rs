@@ -84,6 +84,11 @@ impl Mta for Sendmail {
         Ok(queued)
     }
 
+    /// One process sends it all, and keeps connections.
+    fn run_queue(&self) -> Result<()> {
+        self.run(DAEMONS[0], &["-qf"]).map(drop)
+    }
+
     fn log(&self) -> Result<String> {
         if self.by_syslog {
             return self.instance.read(MAIL_LOG);
@@ -117,14 +122,6 @@ impl Sendmail {
         let queueing = "define(`confDELIVERY_MODE', `queueonly')dnl\n";
         files.write(CONFIG, &config.replacen(MAILERS, &format!("{queueing}{MAILERS}"), 1))?;
         Self::up(Self { instance: files.log_by_syslog()?.mount(lab)?, by_syslog: true })
-    }
-
-    /// Runs the queue: one process sends it all, and keeps connections.
-    ///
-    /// # Errors
-    /// When that fails.
-    pub fn run_queue(&self) -> Result<()> {
-        self.run(DAEMONS[0], &["-qf"]).map(drop)
     }
 
     fn up(sendmail: Self) -> Result<Self> {

@@ -199,6 +199,10 @@ impl Mta for Postfix {
         self.queue()
     }
 
+    fn run_queue(&self) -> Result<()> {
+        self.flush()
+    }
+
     fn log(&self) -> Result<String> {
         self.log()
     }
