@@ -117,3 +117,29 @@ fn bounces_are_joined_to_their_source_and_its_share_is_refused_and_not_moved() {
     assert_eq!(shares(&scene), before);
     scene.close().unwrap();
 }
+
+#[test]
+fn what_came_back_before_a_restart_counts_after_it() {
+    let mut scene = Scene::new(Options::default(), "").unwrap();
+    let reports = |good: usize, bad: usize| {
+        let one = |reply: &str| {
+            let report = serde_json::json!({
+                "destination": "203.0.113.1", "source": "main-1", "stream": "mail", "reply": reply,
+            });
+            format!("{report}\n")
+        };
+        one(GOOD).repeat(good) + &one(UNKNOWN_USER).repeat(bad)
+    };
+    let blown = |scene: &Scene| scene.metric("mailsteer_fuse_blown", &["stream=\"mail\""]).unwrap();
+    assert_eq!(report(&scene, &reports(141, 9))["joined"], 150);
+    scene.agent.terminate().unwrap();
+    scene.agent.restart().unwrap();
+    assert_eq!(report(&scene, &reports(49, 0))["joined"], 49);
+    // Nine of 199 are too few attempts; the next one is the tenth of 200.
+    assert_eq!(blown(&scene), 0.0, "{}", scene.events().unwrap());
+    assert_eq!(report(&scene, &reports(0, 1))["joined"], 1);
+    poll::until_true(SHOWN, "the fuse to blow", || blown(&scene) == 1.0).unwrap();
+    let events = scene.events().unwrap();
+    assert!(events.contains("10 bounces of 200 attempts"), "{events}");
+    scene.close().unwrap();
+}

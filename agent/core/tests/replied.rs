@@ -201,6 +201,27 @@ fn what_is_out_of_the_window_does_not_count() {
 }
 
 #[test]
+fn what_fuses_have_counted_outlives_the_agent_and_nothing_of_it_lies_ahead() {
+    let mut play = Play::new("");
+    play.send_many("news", 150, 9, UNKNOWN_USER);
+    let mut next = Play::new("");
+    next.second = 600;
+    next.world.restore_fuse_windows(play.world.fuse_windows().clone());
+    next.send_many("news", 49, 0, UNKNOWN_USER);
+    assert_eq!(next.kinds("fuse-blown"), 0);
+    next.send("news", "other", UNKNOWN_USER);
+    assert_eq!(next.kinds("fuse-blown"), 1, "ten of 200: {:?}", next.events);
+    // Kept by a clock that was a year ahead.
+    let mut ahead = Play::new("");
+    ahead.second = 31_536_000;
+    ahead.send_many("news", 150, 9, UNKNOWN_USER);
+    let mut now = Play::new("");
+    now.world.restore_fuse_windows(ahead.world.fuse_windows().clone());
+    now.send_many("news", 50, 1, UNKNOWN_USER);
+    assert_eq!(now.kinds("fuse-blown"), 0, "{:?}", now.events);
+}
+
+#[test]
 fn a_blown_fuse_outlives_the_agent_and_ends_with_resume() {
     let mut play = Play::new("");
     play.send_many("news", 200, 20, UNKNOWN_USER);

@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use jiff::{SignedDuration, Timestamp};
 use mailsteer_core::config::PoolSource;
-use mailsteer_core::decide::World;
+use mailsteer_core::decide::{FuseWindows, World};
 use mailsteer_core::model::Delivered;
 use mailsteer_core::signal::follow::Bookmark;
 use mailsteer_core::signal::join::{Connections, Found, Sought, Stood, Turn};
@@ -138,6 +138,11 @@ impl Outcomes {
     /// As it was kept.
     pub(super) fn restore(&self, kept: Heard) {
         *held(&self.heard) = kept;
+    }
+
+    /// What fuses had counted when that was kept: the world counts on.
+    pub(super) fn take_fuses(&self) -> FuseWindows {
+        std::mem::take(&mut held(&self.heard).fuses)
     }
 
     /// How far a log was taken in.

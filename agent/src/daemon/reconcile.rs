@@ -171,6 +171,7 @@ impl Reconciler {
         world.apply(Observation::Restored { sources, lanes }, now);
         world.restore_operator(word.suspended.clone(), word.bypassed.clone(), word.hold.clone());
         world.restore_beliefs(beliefs.clone());
+        world.restore_fuse_windows(shared.outcomes.take_fuses());
         let (jumps, noted) = (Jumps::watch(), Noted::open(&options.state));
         if let Some(by) = noted.jump() {
             let events = world.apply(Observation::ClockJumped { by }, now);

@@ -13,7 +13,7 @@ use super::written::{self, Changes};
 use super::{StateError, import};
 
 /// Each table that is read, and how many columns it has.
-pub const TABLES: [(&str, usize); 14] = [
+pub const TABLES: [(&str, usize); 15] = [
     ("sources", 5),
     ("counters", 5),
     ("origins", 2),
@@ -27,6 +27,7 @@ pub const TABLES: [(&str, usize); 14] = [
     ("days", 12),
     ("logs", 3),
     ("replies", 3),
+    ("fuses", 7),
     ("unjoined", 2),
 ];
 

@@ -7,7 +7,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use jiff::Timestamp;
-use mailsteer_core::decide::{Beliefs, Bypass, Hold, Suspension};
+use mailsteer_core::decide::{Beliefs, Bypass, FuseCounts, FuseWindows, Hold, Suspension};
 use mailsteer_core::signal::follow::Bookmark;
 use mailsteer_core::signal::log::LogCounts;
 use mailsteer_core::signal::reply::Class;
@@ -28,6 +28,8 @@ pub(super) const UNJOINED: [&str; 2] = ["ambiguous", "unknown"];
 const BELIEFS_SINCE: u32 = 2;
 /// The first schema that has logs.
 const LOGS_SINCE: u32 = 4;
+/// The first schema that has what fuses counted.
+const FUSES_SINCE: u32 = 5;
 /// The parts that are read one by one from a damaged file; the last is the only one that is not in memory too.
 pub(super) const PARTS: [&str; 7] = [
     "suspensions, bypasses and hold",
@@ -35,7 +37,7 @@ pub(super) const PARTS: [&str; 7] = [
     "sources",
     "isolations and other beliefs",
     "what addresses did on earlier days",
-    "how far logs were read",
+    "how far logs were read and what fuses counted",
     "events",
 ];
 
@@ -105,6 +107,8 @@ pub struct Heard {
     pub ambiguous: u64,
     /// Reports of no steered connection.
     pub unknown: u64,
+    /// What fuses have counted: what the logs said up to where they were read.
+    pub fuses: FuseWindows,
 }
 
 /// Everything that was kept.
@@ -270,7 +274,30 @@ fn heard(connection: &Connection) -> Result<Heard, Error> {
         replies: replies.into_iter().flatten().collect(),
         ambiguous: of(UNJOINED[0]),
         unknown: of(UNJOINED[1]),
+        fuses: fuses(connection)?,
     })
+}
+
+fn fuses(connection: &Connection) -> Result<FuseWindows, Error> {
+    if schema::version(connection)? < FUSES_SINCE {
+        return Ok(FuseWindows::default());
+    }
+    let sql = "SELECT stream, source, began, attempts, bounces, blocks, complaints FROM fuses ORDER BY began";
+    let parts = rows(connection, sql, |row| {
+        let pair = (row.get::<_, String>(0)?, address(1, &row.get::<_, String>(1)?)?);
+        let counts = FuseCounts {
+            attempts: count(row, 3)?,
+            bounces: count(row, 4)?,
+            blocks: count(row, 5)?,
+            complaints: count(row, 6)?,
+        };
+        Ok((pair, (time(row, 2)?, counts)))
+    })?;
+    let mut windows: BTreeMap<_, Vec<_>> = BTreeMap::new();
+    for (pair, part) in parts {
+        windows.entry(pair).or_default().push(part);
+    }
+    Ok(windows.into_iter().map(|(pair, window)| (pair, Arc::new(window))).collect())
 }
 
 pub(super) fn word(connection: &Connection) -> Result<Word, Error> {

@@ -16,6 +16,7 @@ pub(super) const MIGRATIONS: &[&str] = &[
     include_str!("migrations/0002_beliefs.sql"),
     include_str!("migrations/0003_days.sql"),
     include_str!("migrations/0004_logs.sql"),
+    include_str!("migrations/0005_fuses.sql"),
 ];
 
 /// The schema that migrations lead to.

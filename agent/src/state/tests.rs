@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use jiff::civil::Date;
 use jiff::{SignedDuration, Timestamp};
 use mailsteer_core::config::Retention;
-use mailsteer_core::decide::{Beliefs, Bypass, Hold, Suspension};
+use mailsteer_core::decide::{Beliefs, Bypass, FuseCounts, FuseWindows, Hold, Suspension};
 use mailsteer_core::signal::follow::{Bookmark, FileId, Head, Reached};
 use mailsteer_core::signal::log::LogCounts;
 use mailsteer_core::signal::reply::Class;
@@ -25,6 +25,7 @@ const FIXTURES: &[&str] = &[
     include_str!("fixtures/v2.sql"),
     include_str!("fixtures/v3.sql"),
     include_str!("fixtures/v4.sql"),
+    include_str!("fixtures/v5.sql"),
 ];
 
 /// As schema 2 has them.
@@ -70,8 +71,8 @@ fn beliefs() -> Beliefs {
     serde_json::from_str(BELIEFS).unwrap()
 }
 
-/// As schema 3 has it.
-fn heard() -> Heard {
+/// As schema 4 has it.
+fn heard_of_logs() -> Heard {
     let file = FileId { device: 1, inode: 7 };
     let head = Head { length: 41, hash: 9_007_199_254_740_993 };
     let bookmark = Bookmark {
@@ -85,7 +86,17 @@ fn heard() -> Heard {
         replies: [(("other".into(), Class::Accepted), 2)].into(),
         ambiguous: 1,
         unknown: 0,
+        fuses: FuseWindows::default(),
     }
+}
+
+/// As schema 5 has it.
+fn heard() -> Heard {
+    let parts = [
+        (at(1_700_000_000), FuseCounts { attempts: 100, bounces: 3, blocks: 1, complaints: 0 }),
+        (at(1_700_000_600), FuseCounts { attempts: 40, complaints: 1, ..FuseCounts::default() }),
+    ];
+    Heard { fuses: [(("mail".into(), address(1)), Arc::new(parts.into()))].into(), ..heard_of_logs() }
 }
 
 fn checkpoint(attempted: u64) -> Checkpoint {
@@ -161,6 +172,32 @@ fn what_is_kept_comes_back() {
     assert_eq!((kept.word, kept.checkpoint), (Word::default(), checkpoint(50)));
 }
 
+/// Parts that are over, or were mended, go; what grew is written; the clock may be set.
+#[test]
+fn what_fuses_count_is_kept_as_it_changes() {
+    let dir = tempfile::tempdir().unwrap();
+    filled(dir.path(), 0);
+    let pair = |last| ("mail".to_owned(), address(last));
+    let part = |second, attempts| (at(second), FuseCounts { attempts, ..FuseCounts::default() });
+    let all = |windows: Vec<((String, IpAddr), Vec<_>)>| -> FuseWindows {
+        windows.into_iter().map(|(pair, parts)| (pair, Arc::new(parts))).collect()
+    };
+    let steps = [
+        all(vec![
+            (pair(1), vec![part(1_700_000_600, 41), part(1_700_001_200, 1)]),
+            (pair(2), vec![part(7, 1)]),
+        ]),
+        all(vec![(pair(1), vec![part(1_700_000_601, 41), part(1_700_001_201, 1)])]),
+        FuseWindows::default(),
+    ];
+    for fuses in steps {
+        let (store, _) = open(dir.path());
+        store.heard(None, Heard { fuses: fuses.clone(), ..heard() });
+        store.finish(checkpoint(41));
+        assert_eq!(open(dir.path()).1.heard.fuses, fuses);
+    }
+}
+
 #[test]
 fn another_origin_replaces_what_was_taken_in() {
     let dir = tempfile::tempdir().unwrap();
@@ -191,7 +228,8 @@ fn every_earlier_schema_is_read() {
         assert_eq!((store.fault(), store.damages()), (None, vec![]), "schema {}", place + 1);
         assert_eq!(kept.word, word());
         assert_eq!(kept.beliefs, if place == 0 { Beliefs::default() } else { beliefs() });
-        assert_eq!(kept.heard, if place < 3 { Heard::default() } else { heard() });
+        let said = [Heard::default, heard_of_logs, heard][place.saturating_sub(2)];
+        assert_eq!(kept.heard, said());
         assert_eq!(kept.checkpoint.ledger.sums()[&name(Outcome::Attempted)], 41);
         assert_eq!(kept.checkpoint.ledger.seen()[&Place::Counters].origin, "boot/7");
         assert_eq!(kept.checkpoint.growth, checkpoint(0).growth);

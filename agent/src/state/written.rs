@@ -10,7 +10,7 @@ use std::sync::Arc;
 use jiff::Timestamp;
 use jiff::tz::TimeZone;
 use mailsteer_core::config::Retention;
-use mailsteer_core::decide::{Beliefs, Bypass, Hold, Suspension};
+use mailsteer_core::decide::{Beliefs, Bypass, FuseCounts, FuseWindows, Hold, Suspension};
 use rusqlite::{Connection, Error, params};
 
 use super::days;
@@ -97,7 +97,36 @@ fn write_heard(connection: &Connection, heard: &Heard, written: &Heard) -> Resul
             connection.execute(sql, params![why, signed(count)])?;
         }
     }
+    write_fuses(connection, &heard.fuses, &written.fuses)
+}
+
+/// Only the last part of a window grows, but for clocks that are set.
+fn write_fuses(connection: &Connection, fuses: &FuseWindows, written: &FuseWindows) -> Result<(), Error> {
+    let none = Arc::default();
+    let gone =
+        written.iter().filter(|(pair, _)| !fuses.contains_key(*pair)).map(|(pair, was)| (pair, &none, was));
+    let stand = fuses.iter().map(|(pair, now)| (pair, now, written.get(pair).unwrap_or(&none)));
+    for ((stream, source), now, was) in gone.chain(stand).filter(|(_, now, was)| !Arc::ptr_eq(now, was)) {
+        let source = source.to_string();
+        let (now, was) = (by_time(now), by_time(was));
+        for began in was.keys().filter(|began| !now.contains_key(began)) {
+            let sql = "DELETE FROM fuses WHERE stream = ?1 AND source = ?2 AND began = ?3";
+            connection.execute(sql, params![stream, source, began])?;
+        }
+        for (began, counts) in now.iter().filter(|(began, counts)| was.get(began) != Some(counts)) {
+            let FuseCounts { attempts, bounces, blocks, complaints } = counts;
+            let sql = "INSERT OR REPLACE INTO fuses (stream, source, began, attempts, bounces, blocks, complaints) \
+                       VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)";
+            let [attempts, bounces, blocks, complaints] =
+                [attempts, bounces, blocks, complaints].map(|count| signed(*count));
+            connection.execute(sql, params![stream, source, began, attempts, bounces, blocks, complaints])?;
+        }
+    }
     Ok(())
+}
+
+fn by_time(window: &[(Timestamp, FuseCounts)]) -> BTreeMap<i64, FuseCounts> {
+    window.iter().map(|(began, counts)| (began.as_microsecond(), *counts)).collect()
 }
 
 fn write_event(connection: &Connection, event: &EventRow) -> Result<(), Error> {

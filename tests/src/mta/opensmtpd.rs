@@ -3,6 +3,7 @@
 //! Owns: which packages it takes, its config, its life, its log and queue. Must not: know how an instance is mounted.
 
 use std::fs::File;
+use std::os::unix::process::CommandExt as _;
 use std::path::PathBuf;
 use std::process::{Child, Stdio};
 use std::time::Duration;
@@ -14,7 +15,7 @@ use nix::unistd::Pid;
 use super::instance::{Files, Instance};
 use super::{HOSTNAME, MAIL_LOG, Mta, SUBMIT, TAGS};
 use crate::lab::Lab;
-use crate::{packages, poll, recipes};
+use crate::{exec, packages, poll, recipes};
 
 /// OpenSMTPD, and what it links to that a bare Debian may lack.
 const PACKAGES: [&str; 3] = ["opensmtpd", "libevent-2.1-7", "libssl3"];
@@ -75,8 +76,7 @@ impl OpenSmtpd {
 
     /// Its package's script gives smtpctl this group and the bit that makes it take it.
     fn smtpctl(&self, args: &[&str]) -> Result<String> {
-        let group = format!("--regid={}", QUEUE.0);
-        self.instance.tool(&[&["setpriv", &group, "--clear-groups", "smtpctl"], args].concat())
+        exec::output(self.instance.command(&[&["smtpctl"], args].concat())?.gid(QUEUE.1))
     }
 
     fn run(lab: &Lab, files: Files, by_syslog: bool) -> Result<Self> {

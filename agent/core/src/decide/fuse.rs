@@ -7,9 +7,10 @@
 //! Three shares are looked at: bounces (permanent failures that are not about the address), blocks (replies that are), and
 //! complaints. Each only with enough attempts: five bounces of ten say nothing. Too few attempts with enough failures are said.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::BTreeMap;
 use std::fmt;
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use jiff::{SignedDuration, Timestamp};
 use serde::{Deserialize, Serialize};
@@ -83,13 +84,21 @@ impl fmt::Display for Thousandths {
 /// A stream, and a source by its address on this host.
 type Pair = (String, IpAddr);
 
-#[derive(Clone, Copy, PartialEq, Debug, Default)]
-struct Counts {
-    attempts: u64,
-    bounces: u64,
-    blocks: u64,
-    complaints: u64,
+/// What became of a stream's messages from a source within a part of the window.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Counts {
+    /// Messages whose delivery was tried.
+    pub attempts: u64,
+    /// Those that came back, but for blocks.
+    pub bounces: u64,
+    /// Those that were refused for the address.
+    pub blocks: u64,
+    /// Complaints of recipients.
+    pub complaints: u64,
 }
+
+/// The parts of the window in their order, and when each began, by stream and source (its address on this host). Cheap to clone.
+pub type FuseWindows = BTreeMap<(String, IpAddr), Arc<Vec<(Timestamp, Counts)>>>;
 
 impl Counts {
     const fn of(&self, share: Share) -> u64 {
@@ -116,7 +125,7 @@ impl Counts {
 /// Every fuse.
 #[derive(Clone, PartialEq, Debug, Default)]
 pub(super) struct Fuses {
-    windows: BTreeMap<Pair, VecDeque<(Timestamp, Counts)>>,
+    windows: FuseWindows,
     blown: BTreeMap<Pair, Blown>,
     /// Said to be hot, until the window is cool again.
     said: BTreeMap<Pair, Share>,
@@ -131,14 +140,14 @@ impl Fuses {
         if now.duration_since(one.at) >= fuse.window {
             return None;
         }
-        let window = self.windows.entry(pair.clone()).or_default();
-        window.retain(|(began, _)| now.duration_since(*began) < fuse.window);
-        match window.back_mut() {
+        let window = Arc::make_mut(self.windows.entry(pair.clone()).or_default());
+        window.retain(|(began, _)| counts_at(*began, fuse, now));
+        match window.last_mut() {
             Some((began, counts)) if now.duration_since(*began) < BUCKET => counts.add(one),
             _ => {
                 let mut counts = Counts::default();
                 counts.add(one);
-                window.push_back((now, counts));
+                window.push((now, counts));
             }
         }
         let sum = |part: fn(&Counts) -> u64| window.iter().map(|(_, counts)| part(counts)).sum::<u64>();
@@ -225,8 +234,11 @@ impl Fuses {
         let known = |(stream, local): &Pair| {
             config.streams.iter().any(|one| one.name == *stream) && is_source(*local)
         };
+        let counts = |(began, _): &(Timestamp, Counts)| counts_at(*began, &config.fuse, now);
         self.windows.retain(|pair, window| {
-            window.retain(|(began, _)| now.duration_since(*began) < config.fuse.window);
+            if !window.iter().all(counts) {
+                Arc::make_mut(window).retain(counts);
+            }
             !window.is_empty() && known(pair)
         });
         self.said.retain(|pair, _| self.windows.contains_key(pair));
@@ -234,8 +246,17 @@ impl Fuses {
     }
 
     pub(super) fn follow_clock(&mut self, by: SignedDuration) {
-        self.windows.values_mut().flatten().for_each(|(began, _)| *began = moved(*began, by));
+        let windows = self.windows.values_mut().flat_map(Arc::make_mut);
+        windows.for_each(|(began, _)| *began = moved(*began, by));
         self.blown.values_mut().for_each(|blown| blown.since = moved(blown.since, by));
+    }
+
+    pub(super) const fn windows(&self) -> &FuseWindows {
+        &self.windows
+    }
+
+    pub(super) fn restore_windows(&mut self, windows: FuseWindows) {
+        self.windows = windows;
     }
 
     pub(super) fn kept(&self) -> Vec<(String, IpAddr, Blown)> {
@@ -245,6 +266,12 @@ impl Fuses {
     pub(super) fn restore(&mut self, kept: Vec<(String, IpAddr, Blown)>) {
         self.blown = kept.into_iter().map(|(stream, source, blown)| ((stream, source), blown)).collect();
     }
+}
+
+/// Whether a part of a window counts. What lies ahead was kept by a clock that was wrong, and would count for ever.
+fn counts_at(began: Timestamp, fuse: &Fuse, now: Timestamp) -> bool {
+    let age = now.duration_since(began);
+    age < fuse.window && age > -BUCKET
 }
 
 fn name_of(config: &Config, local: IpAddr) -> String {

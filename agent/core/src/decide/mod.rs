@@ -24,7 +24,7 @@ pub use desired::{Decision, desired};
 pub use event::{EVENT_KINDS, Event, EventKind};
 pub use explain::{Explanation, SourceAnswer, StreamAnswer, Who, explain};
 pub use flips::{Flip, flips};
-pub use fuse::{Blown, Share as FuseShare};
+pub use fuse::{Blown, Counts as FuseCounts, FuseWindows, Share as FuseShare};
 pub use ids::Ids;
 pub use operator::{Bypass, Command, Hold, OperatorError, Suspension};
 pub use preflight::WantedPreflight;

@@ -12,7 +12,7 @@ use tracing::warn;
 use super::super::config::{self, LoadError};
 use super::{Reconciler, told_without_ebpf};
 use crate::api::view::ReloadReport;
-use crate::state::{Receipt, Word};
+use crate::state::{Heard, Receipt, Word};
 
 /// How long an operator's command waits for the disk before it is answered that it is not kept yet.
 const KEPT: Duration = Duration::from_secs(3);
@@ -70,7 +70,8 @@ impl Reconciler {
     pub(super) fn keep_heard(&mut self) {
         let beliefs = self.world.beliefs();
         let changed = (beliefs != self.beliefs).then(|| beliefs.clone());
-        self.shared.store.heard(changed, self.shared.outcomes.heard());
+        let heard = Heard { fuses: self.world.fuse_windows().clone(), ..self.shared.outcomes.heard() };
+        self.shared.store.heard(changed, heard);
         self.beliefs = beliefs;
     }
 

@@ -9,7 +9,7 @@ use jiff::Timestamp;
 
 use super::World;
 use crate::config::{Config, PoolSource};
-use crate::decide::fuse::Blown;
+use crate::decide::fuse::{Blown, FuseWindows};
 use crate::decide::operator::Operator;
 use crate::decide::preflight::WantedPreflight;
 use crate::decide::receivers::Whose;
@@ -188,6 +188,17 @@ impl World {
         self.fuses.restore(beliefs.blown.clone());
         self.preflight.restore(beliefs.passed.clone());
         self.traffic.restore(beliefs);
+    }
+
+    /// What fuses have counted, to be kept over a restart: their windows are longer than the time between two.
+    #[must_use]
+    pub const fn fuse_windows(&self) -> &FuseWindows {
+        self.fuses.windows()
+    }
+
+    /// Takes over what an earlier agent's fuses have counted.
+    pub fn restore_fuse_windows(&mut self, windows: FuseWindows) {
+        self.fuses.restore_windows(windows);
     }
 
     /// Takes over what the operator said, as an earlier agent of this host kept it.
