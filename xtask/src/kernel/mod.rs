@@ -32,8 +32,8 @@ const MTA_TESTS: (&str, &str) = ("logs", "--exact exim opensmtpd postfix sendmai
 /// What those settings are read from.
 const RECIPES: &str = "docs/mta-recipes.md";
 /// Of a system, what is empty at first.
-const DIRECTORIES: [&str; 10] =
-    ["dev", "proc", "sys", "tmp", "run", "root", "etc", "var/spool", "var/log", "var/lib"];
+const DIRECTORIES: [&str; 11] =
+    ["dev", "proc", "sys", "tmp", "scratch", "run", "root", "etc", "var/spool", "var/log", "var/lib"];
 /// Says where the MTAs are unpacked.
 const UNPACKER: &str = "lab-mtas";
 /// Boot and tests together; they take five minutes on two cores, with MTAs ten.
@@ -130,7 +130,8 @@ fn built(mtas: bool) -> Result<Vec<(String, PathBuf)>> {
     Ok(built.into_iter().filter(wanted).map(|one| (one.name, one.path)).collect())
 }
 
-/// The first process: the file systems of a host, the tests one after the other, the end.
+/// The first process: the file systems of a host, the tests one after the other, the end. What is temporary is not in /tmp, where the
+/// workspace may lie.
 fn init(mtas: bool) -> String {
     let run = |(name, which): (&str, &str)| {
         format!("/tests/{name} --test-threads=1 --show-output {which} || code=1\n")
@@ -141,13 +142,13 @@ fn init(mtas: bool) -> String {
 /bin/busybox --install -s /bin 2>/dev/null
 mkdir -p /usr/bin
 ln -s /bin/env /usr/bin/env
-export PATH=/usr/sbin:/usr/bin:/bin:/sbin HOME=/root MAILSTEER_BIN=/tests/mailsteer MAILSTEER_TEST_PATIENCE=4 MAILSTEER_UNCONFINED=1 RUST_BACKTRACE=0
+export PATH=/usr/sbin:/usr/bin:/bin:/sbin HOME=/root TMPDIR=/scratch MAILSTEER_BIN=/tests/mailsteer MAILSTEER_TEST_PATIENCE=4 MAILSTEER_UNCONFINED=1 RUST_BACKTRACE=0
 mount -t devtmpfs dev /dev
 mount -t proc proc /proc
 mount -t sysfs sys /sys
 mount -t cgroup2 cgroup2 /sys/fs/cgroup
 mount -t bpf bpf /sys/fs/bpf
-mount -t tmpfs tmp /tmp
+mount -t tmpfs scratch /scratch
 mount -t tmpfs run /run
 ln -s /proc/self/fd /dev/fd
 ln -s /proc/self/fd/0 /dev/stdin

@@ -150,7 +150,10 @@ impl Fuses {
                 window.push((now, counts));
             }
         }
-        let sum = |part: fn(&Counts) -> u64| window.iter().map(|(_, counts)| part(counts)).sum::<u64>();
+        // What was kept on a disk may be anything.
+        let sum = |part: fn(&Counts) -> u64| {
+            window.iter().map(|(_, counts)| part(counts)).fold(0, u64::saturating_add)
+        };
         let all = Counts {
             attempts: sum(|counts| counts.attempts),
             bounces: sum(|counts| counts.bounces),
@@ -180,7 +183,8 @@ impl Fuses {
         for (share, limit) in limits {
             let failed = all.of(share);
             let enough = all.attempts >= fuse.attempts;
-            if enough && failed * 1_000_000 >= all.attempts * u64::from(limit) && failed > 0 {
+            let millionths = failed.saturating_mul(1_000_000);
+            if enough && millionths >= all.attempts.saturating_mul(u64::from(limit)) && failed > 0 {
                 let blown = Blown { share, failed, attempts: all.attempts, since: now };
                 let (stream, address) = pair.clone();
                 self.said.remove(&pair);
@@ -188,7 +192,7 @@ impl Fuses {
                 return Some(EventKind::FuseBlown { stream, source, address, blown });
             }
             // As many as blow it at the least number of attempts.
-            let hot = failed > 0 && failed * 1_000_000 >= fuse.attempts * u64::from(limit);
+            let hot = failed > 0 && millionths >= fuse.attempts.saturating_mul(u64::from(limit));
             if !enough && hot && !self.said.contains_key(&pair) {
                 self.said.insert(pair.clone(), share);
                 let (stream, address) = pair;
