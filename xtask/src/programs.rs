@@ -64,15 +64,20 @@ pub(crate) fn agent(built: &[Built]) -> Result<&Path> {
     agent.map(|one| one.path.as_path()).context("cargo built no mailsteer")
 }
 
-/// The program in a line of cargo's messages.
+/// The program in a line of cargo's messages; none where it is an example.
 fn built(line: &str) -> Option<Built> {
     let message: serde_json::Value = serde_json::from_str(line).ok()?;
     let path = message.get("executable")?.as_str()?;
     let target = message.get("target")?;
     let kinds = target.get("kind")?.as_array()?;
+    let is = |kind: &str| kinds.iter().any(|one| one == kind);
+    // `cargo test` builds them too, and one may bear the name of a test.
+    if is("example") {
+        return None;
+    }
     let kind = if !message.get("profile")?.get("test")?.as_bool()? {
         Kind::Program
-    } else if kinds.iter().any(|kind| kind == "test") {
+    } else if is("test") {
         Kind::Integration
     } else {
         Kind::Unit
@@ -103,6 +108,7 @@ mod tests {
         assert_eq!(built(&line("lib", true)), of(Kind::Unit));
         assert_eq!(built(&line("bin", true)), of(Kind::Unit));
         assert_eq!(built(&line("bin", false)), of(Kind::Program));
+        assert_eq!(built(&line("example", false)), None);
         assert_eq!(built(r#"{"reason":"build-finished","success":true}"#), None);
     }
 }
