@@ -98,7 +98,7 @@ pub struct Counts {
 }
 
 /// The parts of the window in their order, and when each began, by stream and source (its address on this host). Cheap to clone.
-pub type FuseWindows = BTreeMap<(String, IpAddr), Arc<Vec<(Timestamp, Counts)>>>;
+pub type FuseWindows = BTreeMap<Pair, Arc<Vec<(Timestamp, Counts)>>>;
 
 impl Counts {
     const fn of(&self, share: Share) -> u64 {
