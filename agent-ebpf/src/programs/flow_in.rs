@@ -38,7 +38,7 @@ fn segment(skb: *mut __sk_buff, tcp: &Packet) {
     let Some(conn) = CONNS.get_ptr_mut(&key) else {
         return;
     };
-    let Some(segment) = read::<Segment>(skb, tcp.at + 4) else {
+    let Some(segment) = tcp.segment(skb) else {
         return;
     };
     // SAFETY: the lookup gave a live map value.
@@ -65,21 +65,23 @@ fn segment(skb: *mut __sk_buff, tcp: &Packet) {
 #[inline(always)]
 fn first_answer(key: &FlowKey, conn: *mut Conn, segment: &Segment) {
     // SAFETY: a live map value.
-    let copy = unsafe { *conn };
+    let (mark, sent, before) = unsafe { ((*conn).mark, (*conn).sent, (*conn).flags) };
     if segment.flags & RST != 0 {
         if count::set_flags(conn, CONN_DONE) & CONN_DONE == 0 {
             also!(count::ended(conn), refused);
-            count::tell(key, &copy, Outcome::Refused);
+            // SAFETY: a live map value.
+            count::tell(key, unsafe { &*conn }, Outcome::Refused);
         }
         let _ = CONNS.remove(key);
-    } else if segment.flags & SYN != 0 && copy.flags & CONN_DONE == 0 {
+    } else if segment.flags & SYN != 0 && before & CONN_DONE == 0 {
         if count::set_flags(conn, CONN_ESTABLISHED) & CONN_ESTABLISHED == 0 {
             // SAFETY: a live map value.
             unsafe { (*conn).next_in = segment.seq().wrapping_add(1) };
             let now = count::now();
-            bump!(copy.mark, established);
-            count::handshake(copy.mark, now.saturating_sub(copy.sent));
-            count::tell_at(key, &copy, Outcome::Established, now);
+            bump!(mark, established);
+            count::handshake(mark, now.saturating_sub(sent));
+            // SAFETY: a live map value.
+            count::tell_at(key, unsafe { &*conn }, Outcome::Established, now);
         }
     }
 }

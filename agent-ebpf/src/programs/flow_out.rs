@@ -10,7 +10,7 @@ use mailsteer_ebpf::{
 use super::NEXT;
 use super::count::{self, also, bump};
 use super::maps::{CONNS, Fit, SETTINGS, asker, excluded, fit, steered};
-use super::packet::{ACK, FIN, Kind, Packet, RST, SYN, Segment, parse, read};
+use super::packet::{ACK, FIN, Kind, Packet, RST, SYN, parse};
 
 /// Follows one packet.
 #[inline(always)]
@@ -25,7 +25,7 @@ pub(crate) fn follow(skb: *mut __sk_buff) -> i32 {
     if !steered(settings, tcp.dport) {
         return NEXT;
     }
-    let Some(segment) = read::<Segment>(skb, tcp.at + 4) else {
+    let Some(segment) = tcp.segment(skb) else {
         return NEXT;
     };
     let key = FlowKey { saddr: tcp.saddr, daddr: tcp.daddr, sport: tcp.sport, dport: tcp.dport };
@@ -125,18 +125,17 @@ fn sent_again(key: &FlowKey, conn: *mut Conn, bytes: u64) {
 fn asked_by(skb: *mut __sk_buff, sk: *mut bpf_sock, key: &FlowKey, conn: &mut Conn) {
     // SAFETY: a socket that the kernel gave, not null.
     conn.local_port = unsafe { (*sk).src_port } as u16;
-    // SAFETY: the kernel's context.
-    conn.cookie = unsafe { bpf_get_socket_cookie(skb.cast()) };
     // SAFETY: a socket that the kernel gave, not null.
     let storage = unsafe { asker(sk) };
     if storage.is_null() {
-        // SAFETY: the kernel's context.
-        conn.uid = unsafe { bpf_get_socket_uid(skb) };
+        // SAFETY: helpers that take the program's own context.
+        (conn.cookie, conn.uid) = unsafe { (bpf_get_socket_cookie(skb.cast()), bpf_get_socket_uid(skb)) };
         return;
     }
     // SAFETY: not null; the storage lives as long as its socket.
     let asker: &mut Asker = unsafe { &mut *storage };
     conn.started = asker.started;
+    conn.cookie = asker.cookie;
     conn.cgroup = asker.cgroup;
     conn.pid = asker.pid;
     conn.uid = asker.uid;

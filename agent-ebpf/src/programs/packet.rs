@@ -55,12 +55,23 @@ pub(crate) struct Packet {
     pub(crate) at: u32,
     /// Length from the IP header on, as that header says; 0 where it does not.
     pub(crate) bytes: u32,
+    /// The rest of the TCP header, where it was read along.
+    segment: Segment,
+    /// Whether it was.
+    whole: bool,
 }
 
 impl Packet {
     #[inline(always)]
     const fn bare(kind: Kind, at: u32) -> Self {
-        Self { kind, saddr: [0; 4], daddr: [0; 4], sport: 0, dport: 0, at, bytes: 0 }
+        let segment = Segment::NONE;
+        Self { kind, saddr: [0; 4], daddr: [0; 4], sport: 0, dport: 0, at, bytes: 0, segment, whole: false }
+    }
+
+    /// What stands behind the ports of a TCP header.
+    #[inline(always)]
+    pub(crate) fn segment(&self, skb: *mut __sk_buff) -> Option<Segment> {
+        if self.whole { Some(self.segment) } else { read(skb, self.at + 4) }
     }
 }
 
@@ -82,6 +93,8 @@ pub(crate) const RST: u8 = 4;
 pub(crate) const ACK: u8 = 16;
 
 impl Segment {
+    const NONE: Self = Self { seq: 0, ack: 0, offset: 0, flags: 0, window: 0 };
+
     #[inline(always)]
     pub(crate) fn seq(&self) -> u32 {
         u32::from_be(self.seq)
@@ -130,6 +143,13 @@ struct Ipv4Ports {
 
 #[repr(C)]
 #[derive(Clone, Copy)]
+struct Ipv4Tcp {
+    head: Ipv4Ports,
+    segment: Segment,
+}
+
+#[repr(C)]
+#[derive(Clone, Copy)]
 struct Ipv6 {
     version: u32,
     payload: u16,
@@ -144,6 +164,13 @@ struct Ipv6 {
 struct Ipv6Ports {
     ip: Ipv6,
     ports: Ports,
+}
+
+#[repr(C)]
+#[derive(Clone, Copy)]
+struct Ipv6Tcp {
+    head: Ipv6Ports,
+    segment: Segment,
 }
 
 /// Reads a `T` at an offset from the network header.
@@ -180,8 +207,13 @@ pub(crate) fn parse(skb: *mut __sk_buff) -> Packet {
 
 #[inline(always)]
 fn ipv4(skb: *mut __sk_buff) -> Packet {
-    let Some(head) = read::<Ipv4Ports>(skb, 0) else {
-        return short_ipv4(skb);
+    // In one go: of a short connection every second helper call would be this one.
+    let (head, segment, mut whole) = match read::<Ipv4Tcp>(skb, 0) {
+        Some(tcp) => (tcp.head, tcp.segment, true),
+        None => match read::<Ipv4Ports>(skb, 0) {
+            Some(head) => (head, Segment::NONE, false),
+            None => return short_ipv4(skb),
+        },
     };
     let ip = head.ip;
     if ip.fragment & 0x1fffu16.to_be() != 0 {
@@ -197,6 +229,7 @@ fn ipv4(skb: *mut __sk_buff) -> Packet {
             Some(further) if at > IPV4_LEN => ports = further,
             _ => return Packet::bare(Kind::Unreadable, 0),
         }
+        whole = false;
     }
     Packet {
         kind: Kind::Tcp,
@@ -206,6 +239,8 @@ fn ipv4(skb: *mut __sk_buff) -> Packet {
         dport: u16::from_be(ports.destination),
         at,
         bytes: u32::from(u16::from_be(ip.total)),
+        segment,
+        whole,
     }
 }
 
@@ -222,10 +257,10 @@ fn short_ipv4(skb: *mut __sk_buff) -> Packet {
 
 #[inline(always)]
 fn ipv6(skb: *mut __sk_buff) -> Packet {
-    let (ip, mut ports) = match read::<Ipv6Ports>(skb, 0) {
-        Some(head) => (head.ip, Some(head.ports)),
+    let (ip, mut ports, segment, mut whole) = match read::<Ipv6Tcp>(skb, 0) {
+        Some(tcp) => (tcp.head.ip, Some(tcp.head.ports), tcp.segment, true),
         None => match read::<Ipv6>(skb, 0) {
-            Some(ip) => (ip, None),
+            Some(ip) => (ip, read::<Ports>(skb, IPV6_LEN), Segment::NONE, false),
             None => return Packet::bare(Kind::Unreadable, 0),
         },
     };
@@ -244,6 +279,7 @@ fn ipv6(skb: *mut __sk_buff) -> Packet {
             return Packet::bare(Kind::Other, 0);
         }
         ports = read::<Ports>(skb, at);
+        whole = false;
     }
     let Some(ports) = ports else {
         return Packet::bare(Kind::Unreadable, 0);
@@ -257,6 +293,8 @@ fn ipv6(skb: *mut __sk_buff) -> Packet {
         dport: u16::from_be(ports.destination),
         at,
         bytes: if payload == 0 { 0 } else { payload + IPV6_LEN },
+        segment,
+        whole,
     }
 }
 
@@ -312,13 +350,11 @@ pub(crate) fn quoted(skb: *mut __sk_buff, at: u32, v6: bool) -> Option<(Packet, 
     let ports = read::<Ports>(skb, start)?;
     let seq = u32::from_be(read::<u32>(skb, start + 4)?);
     let tcp = Packet {
-        kind: Kind::Tcp,
         saddr,
         daddr,
         sport: u16::from_be(ports.source),
         dport: u16::from_be(ports.destination),
-        at: start,
-        bytes: 0,
+        ..Packet::bare(Kind::Tcp, start)
     };
     Some((tcp, seq))
 }

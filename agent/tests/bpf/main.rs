@@ -92,6 +92,28 @@ fn what_cannot_be_read_is_held() {
     }
 }
 
+/// Its ports are there, and by them it is judged.
+#[test]
+fn a_header_that_is_cut_is_judged_by_its_ports() {
+    let Some(world) = World::new() else { return };
+    let mut programs = world.programs();
+    steer(&world, &mut programs);
+    let look_out = raw::LookOut::new(&world);
+    for (from, to, source) in [(SOURCE, RECEIVER, 7), (SOURCE6, RECEIVER6, 8)] {
+        let before = (held(&world, Held::Unreadable), held(&world, Held::NoMark));
+        raw::send(&raw::cut_syn(from, to, 25), to, 0);
+        assert_eq!(look_out.arrived(from, to), 0, "{from}: without a mark");
+        assert_eq!(
+            (held(&world, Held::Unreadable), held(&world, Held::NoMark)),
+            (before.0, before.1 + 1),
+            "{from}"
+        );
+        raw::send(&raw::cut_syn(from, to, 25), to, mark(source));
+        raw::send(&raw::cut_syn(from, to, 80), to, 0);
+        assert_eq!(look_out.arrived(from, to), 2, "{from}: its mark is right, and another's port");
+    }
+}
+
 #[test]
 fn the_guard_outlives_the_agent_and_is_adopted_with_its_counts() {
     let Some(world) = World::new() else { return };

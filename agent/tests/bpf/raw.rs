@@ -104,6 +104,11 @@ pub(super) fn wrapped_syn(from: &str, to: &str) -> Vec<u8> {
     }
 }
 
+/// The first eight bytes of a SYN's header and no more, as the first of several fragments may be.
+pub(super) fn cut_syn(from: &str, to: &str, port: u16) -> Vec<u8> {
+    packet(from, to, TCP, 0, &tcp(1025, port, 1, 0, SYN)[..8])
+}
+
 /// Sends a packet as it is; what a guard drops is no error.
 pub(super) fn send(packet: &[u8], to: &str, mark: u32) {
     let to: IpAddr = to.parse().unwrap();
