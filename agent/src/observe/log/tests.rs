@@ -5,7 +5,7 @@ use std::fs::{self, File, OpenOptions};
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use mailsteer_core::config::{Log, LogPlace};
@@ -17,6 +17,26 @@ use super::*;
 const LINES: u32 = 60_000;
 /// Between two rotations.
 const BETWEEN: u32 = 3_000;
+/// A reader that has not looked by then never will.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// How far writer and reader are.
+#[derive(Default)]
+struct Progress {
+    looks: AtomicU32,
+    written: AtomicBool,
+}
+
+impl Progress {
+    /// Waits for a look that begins after this was called: the one that is under way may be as good as over.
+    fn await_look(&self) {
+        let (from, deadline) = (self.looks.load(Ordering::Acquire), Instant::now() + PATIENCE);
+        while self.looks.load(Ordering::Acquire) < from + 2 {
+            assert!(Instant::now() < deadline, "nobody looks");
+            std::thread::yield_now();
+        }
+    }
+}
 
 fn line(number: u32) -> String {
     format!(
@@ -49,7 +69,7 @@ fn shift(path: &Path, upto: u32) {
 }
 
 /// Writes every line; rotates in either way, and tells the writer late.
-fn write(path: &Path, pieces: usize) {
+fn write(path: &Path, pieces: usize, progress: &Progress) {
     let (mut log, mut rotations) = (appending(path), 0);
     let mut late = None;
     for n in 1..=LINES {
@@ -67,8 +87,8 @@ fn write(path: &Path, pieces: usize) {
                 // What is written between copy and cut is lost to everybody: nothing is.
                 fs::copy(path, rotated(path, 1)).unwrap();
                 log.set_len(0).unwrap();
-                // Nobody empties a log twice within a second.
-                std::thread::sleep(Duration::from_millis(60));
+                // Nobody empties a log twice before anybody looks.
+                progress.await_look();
             } else {
                 fs::rename(path, rotated(path, 1)).unwrap();
                 drop(appending(path));
@@ -79,12 +99,12 @@ fn write(path: &Path, pieces: usize) {
 }
 
 /// How often each line was read; whoever reads is killed again and again, and begins where it was last kept.
-fn read(path: &Path, done: &AtomicBool) -> BTreeMap<u32, u32> {
+fn read(path: &Path, progress: &Progress) -> BTreeMap<u32, u32> {
     let (mut taken, mut kept) = (vec![], (vec![], None));
     let mut reader = Reader::new(&log_at(path), None);
     let (mut looks, mut idle) = (0_u32, 0);
     while idle < 3 {
-        let over = done.load(Ordering::Acquire);
+        let over = progress.written.load(Ordering::Acquire);
         let batch = reader.read().unwrap();
         assert_eq!(batch.lost, [], "after {looks} looks");
         idle = if over && batch.deliveries.is_empty() { idle + 1 } else { 0 };
@@ -97,7 +117,9 @@ fn read(path: &Path, done: &AtomicBool) -> BTreeMap<u32, u32> {
             taken.clone_from(&kept.0);
             reader = Reader::new(&log_at(path), kept.1.as_ref());
         }
-        std::thread::sleep(Duration::from_millis(2));
+        progress.looks.fetch_add(1, Ordering::Release);
+        // Far more often than the agent looks, and the writer gets some lines written.
+        std::thread::park_timeout(Duration::from_millis(2));
     }
     let mut times = BTreeMap::new();
     taken.into_iter().for_each(|line| *times.entry(line).or_insert(0) += 1);
@@ -110,16 +132,16 @@ fn every_line_once_through_rotations_and_kills() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("mail.log");
     drop(appending(&path));
-    let done = Arc::new(AtomicBool::new(false));
+    let progress = Arc::<Progress>::default();
     let reader = {
-        let (path, done) = (path.clone(), Arc::clone(&done));
-        std::thread::spawn(move || read(&path, &done))
+        let (path, progress) = (path.clone(), Arc::clone(&progress));
+        std::thread::spawn(move || read(&path, &progress))
     };
     // The first look finds an empty file.
-    std::thread::sleep(Duration::from_millis(100));
+    progress.await_look();
     let began = Instant::now();
-    write(&path, 2);
-    done.store(true, Ordering::Release);
+    write(&path, 2, &progress);
+    progress.written.store(true, Ordering::Release);
     let times = reader.join().unwrap();
     println!("{LINES} lines in {} rotations and {:?}", LINES / BETWEEN, began.elapsed());
     let wrong: Vec<_> = (1..=LINES).filter(|n| times.get(n) != Some(&1)).take(10).collect();
