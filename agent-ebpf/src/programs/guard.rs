@@ -61,9 +61,20 @@ pub(crate) fn at_cgroup(skb: *mut __sk_buff) -> i32 {
     if sk.is_null() {
         return ALLOW;
     }
+    let Some(settings) = SETTINGS.get(0) else {
+        return DENY;
+    };
     // SAFETY: a socket that the kernel gave, not null.
+    if !steered(settings, u16::from_be(unsafe { (*sk).dst_port })) {
+        return ALLOW;
+    }
+    // Nearly all leaves by an uplink.
+    if UPLINKS.get_ptr(ifindex).is_some() {
+        return ALLOW;
+    }
+    // SAFETY: likewise.
     let asker = unsafe { asker(sk) };
-    if asker.is_null() || UPLINKS.get_ptr(ifindex).is_some() {
+    if asker.is_null() {
         return ALLOW;
     }
     if ifindex != LOOPBACK && !may_leave_elsewhere(skb, mark, ifindex) {

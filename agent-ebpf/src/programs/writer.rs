@@ -8,7 +8,7 @@ use core::ffi::c_void;
 use mailsteer_ebpf::{Asker, TURNS, TURNS_MANY, Turned, Writer};
 
 use super::count;
-use super::maps::{WRITERS, asker};
+use super::maps::{SETTINGS, WRITERS, asker, steered};
 
 const SECOND: u64 = 1_000_000_000;
 
@@ -24,9 +24,21 @@ pub(crate) fn connected(pid: u32, cookie: u64) {
     }
 }
 
-/// A process writes to a socket.
+/// Where the port that a socket is connected to stands in the kernel's `struct sock`: behind two addresses and a hash
+/// (`skc_dport`, include/net/sock.h), so since Linux 3.8. The verifier refuses a program that reads where no such field is.
+const PEER_PORT: usize = 12;
+
+/// A process writes to a socket: any socket of the host, most of which are told by their port without a helper call.
 #[inline(always)]
 pub(crate) fn wrote(sk: *mut c_void, pid: u32) -> i32 {
+    let Some(settings) = SETTINGS.get(0) else {
+        return 0;
+    };
+    // SAFETY: the kernel's own argument, a socket, read where the verifier knows a number of two bytes.
+    let port = unsafe { *sk.cast::<u8>().add(PEER_PORT).cast::<u16>() };
+    if !steered(settings, u16::from_be(port)) {
+        return 0;
+    }
     // SAFETY: the kernel's own argument, a socket.
     let storage = unsafe { asker(sk) };
     if storage.is_null() {

@@ -5,6 +5,7 @@
 #![expect(clippy::unwrap_used, reason = "a test that cannot set up its world fails")]
 
 mod clsact;
+mod packets;
 mod raw;
 mod turns;
 mod words;
@@ -28,7 +29,7 @@ use mailsteer_ebpf::{ABI, CounterKey, Counters, Event, Held, Outcome, Total};
 
 use crate::world::{
     BEHIND, EXCLUDED, LANE, OTHER, RECEIVER, RECEIVER6, SILENT, SILENT6, SOURCE, SOURCE6, UNREACHABLE, World,
-    assert_held, connect, held, mark, run, socket, spec, start, steer,
+    assert_held, connect, mark, run, socket, spec, start, steer,
 };
 
 const LONG: Duration = Duration::from_secs(10);
@@ -61,57 +62,6 @@ fn the_guard_lets_leave_what_its_mark_names_and_nothing_else() {
 
     programs.set_guard(&spec(false)).unwrap();
     connect(Some(OTHER), RECEIVER, 25, 0).expect("not armed: counted only");
-}
-
-/// Also with a mark that names the packet's own address: who can make such packets may hide another address in them.
-#[test]
-fn what_cannot_be_read_is_held() {
-    let Some(world) = World::new() else { return };
-    let mut programs = world.programs();
-    steer(&world, &mut programs);
-    let look_out = raw::LookOut::new(&world);
-    for (from, to, source) in [(SOURCE, RECEIVER, 7), (SOURCE6, RECEIVER6, 8)] {
-        let packets = raw::unreadable(from, to);
-        let send_all = || {
-            packets.iter().for_each(|packet| raw::send(packet, to, mark(source)));
-            raw::send(&raw::wrapped_syn(from, to), to, 0);
-        };
-        let before = (held(&world, Held::Unreadable), held(&world, Held::NoMark));
-        send_all();
-        assert_eq!(look_out.arrived(from, to), 0, "{from}");
-        let unreadable = packets.len() as u64;
-        assert_eq!(
-            (held(&world, Held::Unreadable), held(&world, Held::NoMark)),
-            (before.0 + unreadable, before.1 + 1),
-            "{from}"
-        );
-        programs.set_guard(&spec(false)).unwrap();
-        send_all();
-        assert_eq!(look_out.arrived(from, to), packets.len() + 1, "{from}: without a guard they arrive");
-        programs.set_guard(&spec(true)).unwrap();
-    }
-}
-
-/// Its ports are there, and by them it is judged.
-#[test]
-fn a_header_that_is_cut_is_judged_by_its_ports() {
-    let Some(world) = World::new() else { return };
-    let mut programs = world.programs();
-    steer(&world, &mut programs);
-    let look_out = raw::LookOut::new(&world);
-    for (from, to, source) in [(SOURCE, RECEIVER, 7), (SOURCE6, RECEIVER6, 8)] {
-        let before = (held(&world, Held::Unreadable), held(&world, Held::NoMark));
-        raw::send(&raw::cut_syn(from, to, 25), to, 0);
-        assert_eq!(look_out.arrived(from, to), 0, "{from}: without a mark");
-        assert_eq!(
-            (held(&world, Held::Unreadable), held(&world, Held::NoMark)),
-            (before.0, before.1 + 1),
-            "{from}"
-        );
-        raw::send(&raw::cut_syn(from, to, 25), to, mark(source));
-        raw::send(&raw::cut_syn(from, to, 80), to, 0);
-        assert_eq!(look_out.arrived(from, to), 2, "{from}: its mark is right, and another's port");
-    }
 }
 
 #[test]

@@ -143,6 +143,14 @@ impl World {
         });
     }
 
+    /// Gives the other side of `up0` this address, and tells this side.
+    pub(super) fn peer_mac(&self, mac: &str) {
+        run(&format!("ip -n {} link set peer0 address {mac}", self.peer));
+        for neighbour in [RECEIVER, RECEIVER6] {
+            run(&format!("ip neigh replace {neighbour} lladdr {mac} dev up0"));
+        }
+    }
+
     pub(super) fn peer_namespace(&self) -> fs::File {
         fs::File::open(Path::new("/run/netns").join(&self.peer)).unwrap()
     }
