@@ -191,18 +191,21 @@ struct Ipv6Tcp {
 #[inline(always)]
 fn behind_ethernet<T: Copy>(skb: *mut __sk_buff, protocol: u32, version: u8) -> Option<T> {
     // SAFETY: the kernel's context, valid for the program's run.
-    let (data, end) = unsafe { ((*skb).data as usize, (*skb).data_end as usize) };
+    let packet = unsafe { &*skb };
+    let (data, end) = (packet.data as usize, packet.data_end as usize);
     if data + ETHERNET_LEN + size_of::<T>() > end {
         return None;
     }
     let head = data as *const Ethernet;
-    // SAFETY: compared with the end above; bytes and a packed struct need no alignment.
+    // SAFETY: compared with the end above. Packed to two: a network header lies at an even place, and where it does not, loads of
+    // the programs' machines need no alignment.
     let ethernet = unsafe { *head };
     if ethernet.destination[0] >> 4 == version || u32::from(ethernet.protocol) != protocol {
         return None;
     }
-    // SAFETY: compared with the end above, and made of packed structs.
-    Some(unsafe { *head.add(1).cast::<T>() })
+    let behind = head.wrapping_add(1).cast::<T>();
+    // SAFETY: likewise.
+    Some(unsafe { *behind })
 }
 
 /// Reads a `T` at an offset from the network header.

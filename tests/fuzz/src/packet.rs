@@ -5,19 +5,21 @@ use std::net::Ipv6Addr;
 
 use etherparse::{IpFragOffset, LaxNetSlice, LaxSlicedPacket, TransportSlice, ip_number};
 
-use self::parser::{Kind, parse, quoted};
+use self::parser::{Kind, Packet, parse, quoted};
 
 /// The parser, from the very file that the kernel's object is built of.
 #[path = "../../../agent-ebpf/src/programs/packet.rs"]
 #[expect(dead_code, reason = "what the followers alone read")]
 mod parser;
 
-/// What the parser names of the kernel: a packet is its bytes from the network header on.
+/// What the parser names of the kernel: a packet is its bytes from the network header on, and what a program may look at itself.
 #[expect(non_camel_case_types, missing_docs, reason = "the kernel's names")]
 pub mod bindings {
     pub struct __sk_buff {
         pub protocol: u32,
         pub bytes: Vec<u8>,
+        pub data: *const u8,
+        pub data_end: *const u8,
     }
     pub mod bpf_hdr_start_off {
         pub const BPF_HDR_START_NET: u32 = 1;
@@ -52,13 +54,60 @@ pub mod helpers {
 /// What another reads of the same bytes: addresses and ports of a TCP segment.
 type Reading = (Ipv6Addr, Ipv6Addr, u16, u16);
 
-pub(crate) fn run(data: &[u8]) {
-    let protocol = match data.first().map(|byte| byte >> 4) {
-        Some(6) => 0x86dd_u16,
-        _ => 0x0800,
+/// What is before a packet's network header.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Link {
+    /// Whatever it is, a program may not look at it: the helper alone reads.
+    Hidden,
+    /// Nothing: tun, ppp, wg.
+    None,
+    /// An Ethernet header.
+    Ethernet,
+}
+
+/// Runs `with` on a packet of these bytes.
+fn packet<T>(data: &[u8], protocol: u16, link: Link, with: impl FnOnce(*mut bindings::__sk_buff) -> T) -> T {
+    let mut whole = if link == Link::Ethernet { vec![2; 12] } else { Vec::new() };
+    if link == Link::Ethernet {
+        whole.extend(protocol.to_be_bytes());
+    }
+    whole.extend(data);
+    let seen = if link == Link::Hidden { &whole[..0] } else { &whole[..] }.as_ptr_range();
+    let mut packet = bindings::__sk_buff {
+        protocol: u32::from(protocol.to_be()),
+        bytes: data.to_vec(),
+        data: seen.start,
+        data_end: seen.end,
     };
-    let mut packet = bindings::__sk_buff { protocol: u32::from(protocol.to_be()), bytes: data.to_vec() };
-    let skb = &raw mut packet;
+    with(&raw mut packet)
+}
+
+/// The parser reads the same however it reads.
+fn alike(data: &[u8], protocol: u16, version: u8) {
+    let read = |link| {
+        packet(data, protocol, link, |skb| {
+            let Packet { kind, saddr, daddr, sport, dport, at, bytes, .. } = parse(skb);
+            (kind as u8, saddr, daddr, sport, dport, at, bytes)
+        })
+    };
+    let helped = read(Link::Hidden);
+    assert_eq!(read(Link::Ethernet), helped, "behind an Ethernet header");
+    // What has no link header and does not begin with its version is no packet of that protocol.
+    if data.first().is_some_and(|first| first >> 4 == version) {
+        assert_eq!(read(Link::None), helped, "without a link header");
+    }
+}
+
+pub(crate) fn run(data: &[u8]) {
+    let (protocol, version) = match data.first().map(|byte| byte >> 4) {
+        Some(6) => (0x86dd, 6),
+        _ => (0x0800, 4),
+    };
+    alike(data, protocol, version);
+    packet(data, protocol, Link::Hidden, |skb| judge(data, skb));
+}
+
+fn judge(data: &[u8], skb: *mut bindings::__sk_buff) {
     let ours = parse(skb);
     match ours.kind {
         Kind::Tcp => {
