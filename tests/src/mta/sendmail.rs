@@ -4,14 +4,15 @@
 
 use std::fs;
 use std::path::PathBuf;
+use std::process::{Command, Stdio};
 use std::time::Duration;
 
-use anyhow::Result;
+use anyhow::{Result, bail};
 
 use super::instance::{Files, Instance};
 use super::{HOSTNAME, MAIL_LOG, MARKETING_NAME, Mta, SUBMIT};
 use crate::lab::Lab;
-use crate::{packages, recipes};
+use crate::{exec, packages, recipes};
 
 /// sendmail, what makes its config, and what it links to that a bare Debian may lack.
 const PACKAGES: [&str; 12] = [
@@ -36,6 +37,9 @@ const PROGRAM: &str = "/usr/libexec/sendmail/sendmail";
 const DAEMONS: [&str; 2] = ["sendmail", "marketing"];
 /// Where the first hands marketing on to the second.
 const HANDED_ON: &str = "127.0.0.1:2526";
+/// What a queue run ends with where all of it was tried, and a receiver had something against the last message: no such user
+/// or host, not now, not so (EX_DATAERR to EX_UNAVAILABLE, EX_TEMPFAIL and EX_PROTOCOL; sysexits.h).
+const TRIED: [i32; 7] = [65, 66, 67, 68, 69, 75, 76];
 /// Load averages at which it would defer and refuse: the machine may be busy with other things.
 const BUSY: &str = "define(`confQUEUE_LA', `1000')dnl\ndefine(`confREFUSE_LA', `1000')dnl\n";
 /// Where the second daemon's own lines begin, and the first's recipe goes.
@@ -86,7 +90,11 @@ impl Mta for Sendmail {
 
     /// One process sends it all, and keeps connections.
     fn run_queue(&self) -> Result<()> {
-        self.run(DAEMONS[0], &["-qf"]).map(drop)
+        let ended = self.command(DAEMONS[0], &["-qf"])?.stdin(Stdio::null()).output()?;
+        if !ended.status.success() && !ended.status.code().is_some_and(|code| TRIED.contains(&code)) {
+            bail!("sendmail -qf: {}: {}", ended.status, String::from_utf8_lossy(&ended.stderr).trim());
+        }
+        Ok(())
     }
 
     fn log(&self) -> Result<String> {
@@ -147,9 +155,13 @@ impl Sendmail {
 
     /// Runs one of the daemons' program with its config. Where there is no syslog, what would go there goes to a file.
     fn run(&self, daemon: &str, args: &[&str]) -> Result<String> {
+        exec::output(&mut self.command(daemon, args)?)
+    }
+
+    fn command(&self, daemon: &str, args: &[&str]) -> Result<Command> {
         let (config, log) = (format!("-C/etc/mail/{daemon}.cf"), format!("/{}", log(daemon)));
         let own: &[&str] = if self.by_syslog { &[] } else { &["-D", &log, "-d89.8"] };
-        self.instance.tool(&[&[PROGRAM], own, &[&config], args].concat())
+        self.instance.command(&[&[PROGRAM], own, &[&config], args].concat())
     }
 }
 
