@@ -153,6 +153,8 @@ mount -t tmpfs run /run
 ln -s /proc/self/fd /dev/fd
 ln -s /proc/self/fd/0 /dev/stdin
 ip link set lo up
+# What makes /dev/net/tun is not asked for by whoever opens it.
+modprobe tun
 hostname machine
 uname -a
 code=0

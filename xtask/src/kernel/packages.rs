@@ -13,7 +13,7 @@ use super::initramfs::Tree;
 use crate::run;
 
 /// Folders and files of modules that the agent or the lab asks for, with all that they depend on.
-const MODULES: [&str; 8] = [
+const MODULES: [&str; 9] = [
     "kernel/fs/overlayfs/overlay.ko",
     "kernel/net/netfilter/nf",
     "kernel/net/ipv4/netfilter/nf",
@@ -21,6 +21,7 @@ const MODULES: [&str; 8] = [
     "kernel/net/bridge/bridge.ko",
     "kernel/net/sched/sch_ingress.ko",
     "kernel/net/sched/cls_bpf.ko",
+    "kernel/drivers/net/tun.ko",
     "kernel/drivers/net/veth.ko",
 ];
 
@@ -125,7 +126,7 @@ mod tests {
     #[test]
     fn modules_come_with_what_they_need() {
         let depends = "kernel/net/netfilter/nf_tables.ko: kernel/net/netfilter/nfnetlink.ko kernel/lib/libcrc32c.ko\n\
-                       kernel/lib/libcrc32c.ko:\nkernel/drivers/net/tun.ko:\n";
+                       kernel/lib/libcrc32c.ko:\nkernel/drivers/net/dummy.ko:\n";
         let found: Vec<_> = wanted(depends).into_iter().collect();
         let all = [
             "kernel/lib/libcrc32c.ko",
