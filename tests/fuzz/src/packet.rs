@@ -86,8 +86,11 @@ fn packet<T>(data: &[u8], protocol: u16, link: Link, with: impl FnOnce(*mut bind
 fn alike(data: &[u8], protocol: u16, version: u8) {
     let read = |link| {
         packet(data, protocol, link, |skb| {
-            let Packet { kind, saddr, daddr, sport, dport, at, bytes, .. } = parse(skb);
-            (kind as u8, saddr, daddr, sport, dport, at, bytes)
+            let packet = parse(skb);
+            let segment = if packet.kind == Kind::Tcp { packet.segment(skb) } else { None };
+            let Packet { kind, saddr, daddr, sport, dport, at, bytes, .. } = packet;
+            let behind = segment.map(|tcp| (tcp.seq(), tcp.ack(), tcp.header(), tcp.flags));
+            ((kind as u8, at, bytes), (saddr, sport), (daddr, dport), behind)
         })
     };
     let helped = read(Link::Hidden);
@@ -113,6 +116,10 @@ fn judge(data: &[u8], skb: *mut bindings::__sk_buff) {
         Kind::Tcp => {
             assert!(ours.at >= 20 && ours.at as usize + 4 <= data.len());
             assert_eq!(ours.dport.to_be_bytes(), data[ours.at as usize + 2..][..2]);
+            if let Some(tcp) = ours.segment(skb) {
+                let behind = &data[ours.at as usize + 4..];
+                assert_eq!((tcp.seq().to_be_bytes().as_slice(), tcp.flags), (&behind[..4], behind[9]));
+            }
         }
         Kind::Icmp | Kind::Icmpv6 => {
             let Some((tcp, _)) = quoted(skb, ours.at + 8, ours.kind == Kind::Icmpv6) else { return };

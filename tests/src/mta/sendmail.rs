@@ -153,11 +153,12 @@ impl Sendmail {
         Ok(sendmail)
     }
 
-    /// Runs one of the daemons' program with its config. Where there is no syslog, what would go there goes to a file.
+    /// Runs one of the daemons' program with its config.
     fn run(&self, daemon: &str, args: &[&str]) -> Result<String> {
         exec::output(&mut self.command(daemon, args)?)
     }
 
+    /// The same, not run yet. Where there is no syslog, what would go there goes to a file.
     fn command(&self, daemon: &str, args: &[&str]) -> Result<Command> {
         let (config, log) = (format!("-C/etc/mail/{daemon}.cf"), format!("/{}", log(daemon)));
         let own: &[&str] = if self.by_syslog { &[] } else { &["-D", &log, "-d89.8"] };
