@@ -2,8 +2,6 @@
 //!
 //! Owns: the layout of both and the meaning of their flag bits. Must not: decide when a bit is set; the programs do.
 
-use crate::HISTOGRAM_BUCKETS;
-
 /// Key of the `CONNS` hash: a connection as the wire sees it, after translation, from this host's side.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Hash)]
 #[repr(C)]
@@ -120,11 +118,3 @@ pub struct Writer {
 pub const TURNS: u64 = 1_000;
 /// See [`Writer::turns`].
 pub const TURNS_MANY: u64 = u64::MAX;
-
-/// Value of the per-CPU `HANDSHAKE` hash, keyed by source id: how long its SYNs waited for their SYN-ACK.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-#[repr(C)]
-pub struct Histogram {
-    /// Bucket `n` counts times in `[2^n, 2^(n+1))` milliseconds, the first from 0.
-    pub buckets: [u64; HISTOGRAM_BUCKETS],
-}

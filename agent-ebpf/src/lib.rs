@@ -12,7 +12,7 @@ mod user;
 
 pub use flow::{
     ASKER_ELSEWHERE, ASKER_LEFT, ASKER_TOLD, Asker, CONN_DONE, CONN_ESTABLISHED, CONN_FIN_IN, CONN_FIN_OUT,
-    CONN_GREETED, CONN_ORPHAN, CONN_TLS, Conn, FlowKey, Histogram, TURNS, TURNS_MANY, Writer,
+    CONN_GREETED, CONN_ORPHAN, CONN_TLS, Conn, FlowKey, TURNS, TURNS_MANY, Writer,
 };
 pub use mark::{Mark, SLOT_FAMILY_V6, SLOT_MAGIC, slot_key};
 #[cfg(feature = "user")]
@@ -29,8 +29,6 @@ pub const FIRST_REFUSAL: u32 = 0xff0;
 pub const LANES: u32 = 256;
 /// Length of a lane's stored name, `stream` NUL `provider`.
 pub const LANE_NAME: usize = 128;
-/// Buckets of a handshake histogram: bucket `n` counts times in `[2^n, 2^(n+1))` milliseconds, the first from 0.
-pub const HISTOGRAM_BUCKETS: usize = 16;
 
 /// The source id of a slot whose connections wait, because addresses are being put on the host.
 pub const HOLD: u32 = 0xffc;

@@ -1,8 +1,8 @@
 //! Leave for the user side to copy the shared types to and from the kernel as bytes.
 
 use crate::{
-    Asker, CgroupEntry, Conn, CounterKey, Counters, Event, FlowKey, Histogram, LaneEntry, Said, Settings,
-    SourceEntry, Told, Turned,
+    Asker, CgroupEntry, Conn, CounterKey, Counters, Event, FlowKey, LaneEntry, Said, Settings, SourceEntry,
+    Told, Turned,
 };
 
 /// The compiled programs, as committed: see `prebuilt/TOOLCHAIN.toml` for what made them.
@@ -26,7 +26,6 @@ pod!(
     Counters,
     Event,
     FlowKey,
-    Histogram,
     LaneEntry,
     Said,
     Settings,

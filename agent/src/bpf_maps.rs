@@ -10,8 +10,8 @@ use std::time::Duration;
 
 use aya::maps::{MapData, MapError, MapInfo, MapType};
 use mailsteer_ebpf::{
-    ABI, Asker, CGROUPS, CgroupEntry, Conn, CounterKey, Counters, ExcludeKey, FlowKey, HELD_REASONS,
-    Histogram, LANES, LaneEntry, SOURCES, Settings, SourceEntry, TOTALS, Told,
+    ABI, Asker, CGROUPS, CgroupEntry, Conn, CounterKey, Counters, ExcludeKey, FlowKey, HELD_REASONS, LANES,
+    LaneEntry, SOURCES, Settings, SourceEntry, TOTALS, Told,
 };
 
 /// The shape of one map.
@@ -30,7 +30,7 @@ const fn shape<K, V>(name: &'static str, kind: MapType, entries: u32) -> MapShap
 }
 
 /// Every map, as this version of the agent expects it.
-pub const MAPS: [MapShape; 16] = [
+pub const MAPS: [MapShape; 15] = [
     shape::<u32, Settings>("SETTINGS", MapType::Array, 1),
     shape::<u32, SourceEntry>("SOURCES", MapType::Array, SOURCES),
     shape::<u32, LaneEntry>("LANES", MapType::Array, LANES),
@@ -41,7 +41,6 @@ pub const MAPS: [MapShape; 16] = [
     shape::<FlowKey, Conn>("CONNS", MapType::Hash, 262_144),
     shape::<CounterKey, Counters>("COUNTERS", MapType::PerCpuHash, 16_384),
     shape::<CounterKey, Counters>("SWEPT", MapType::Hash, 16_384),
-    shape::<u32, Histogram>("HANDSHAKE", MapType::PerCpuHash, SOURCES),
     shape::<u32, u64>("HELD", MapType::PerCpuArray, HELD_REASONS),
     shape::<u32, u64>("TOTALS", MapType::PerCpuArray, TOTALS),
     shape::<u32, Told>("TOLD", MapType::Array, LANES),

@@ -16,6 +16,7 @@ mod diary;
 mod disturbances;
 mod feeder;
 mod file;
+mod handshakes;
 mod hooks;
 mod journal;
 mod learner;

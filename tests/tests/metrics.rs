@@ -68,6 +68,10 @@ fn prometheus_scrapes_every_metric_and_its_sums_are_the_connections_made() {
             format!("mailsteer_stream_connections_total{{stream=\"mail\",outcome=\"{outcome}\"}}");
         is(&of_stream, CONNECTIONS as f64);
     }
+    for by in ["provider", "source"] {
+        is(&format!("sum(mailsteer_{by}_handshake_seconds_count)"), CONNECTIONS as f64);
+        is(&format!("sum(mailsteer_{by}_handshake_seconds_bucket{{le=\"32\"}})"), CONNECTIONS as f64);
+    }
     is("mailsteer_source_state{source=\"main-1\",state=\"suspended\"}", 1.0);
     is("mailsteer_guard_armed", 1.0);
     is("mailsteer_series_left_out", 0.0);
@@ -75,7 +79,8 @@ fn prometheus_scrapes_every_metric_and_its_sums_are_the_connections_made() {
     assert!(metrics.len() >= 14, "{metrics:?}");
     for (name, labels) in metrics {
         let rows = poll::until(SHOWN, &name, || {
-            let rows = prometheus.query(&name)?;
+            // A histogram is none of its own, but bounds, a sum and a count.
+            let rows = prometheus.query(&format!("{{__name__=~\"{name}(_count)?\"}}"))?;
             Ok((!rows.is_empty()).then_some(rows))
         })
         .unwrap();

@@ -13,7 +13,7 @@ use aya_ebpf::programs::SockAddrContext;
 use mailsteer_ebpf::{ASKER_ELSEWHERE, ASKER_LEFT, ASKER_TOLD, Asker, CGROUP_MAGIC, FlowKey, Total};
 
 use super::count;
-use super::maps::{ASKERS, CGROUPS, SETTINGS, asker, excluded, steered};
+use super::maps::{ASKERS, CGROUPS, SETTINGS, excluded, steered};
 use super::outcome;
 use super::writer;
 
@@ -86,17 +86,7 @@ fn destination(ctx: &SockAddrContext, v6: bool) -> [u32; 4] {
 /// Notes at the socket who asks.
 #[inline(always)]
 fn note(ctx: &SockAddrContext, sk: *mut bpf_sock, daddr: [u32; 4], dport: u16) {
-    // SAFETY: the socket is the context's.
-    let before = unsafe { asker(sk) };
-    if !before.is_null() {
-        // A second connect() on one socket: if the first came to nothing, nobody else will tell.
-        // SAFETY: not null; lives as long as its socket.
-        let earlier: &mut Asker = unsafe { &mut *before };
-        if earlier.flags & (ASKER_LEFT | ASKER_ELSEWHERE | ASKER_TOLD) == 0 {
-            outcome::not_sent(earlier, 0);
-        }
-    }
-    let ids = bpf_get_current_uid_gid();
+    let (ids, pid) = (bpf_get_current_uid_gid(), ctx.tgid());
     let mut asker = Asker {
         started: count::now(),
         // SAFETY: a helper that takes the program's own context.
@@ -104,12 +94,13 @@ fn note(ctx: &SockAddrContext, sk: *mut bpf_sock, daddr: [u32; 4], dport: u16) {
         // SAFETY: a helper without arguments.
         cgroup: unsafe { bpf_get_current_cgroup_id() },
         flow: FlowKey { daddr, dport, ..FlowKey::default() },
-        pid: ctx.tgid(),
+        pid,
         uid: ids as u32,
         gid: (ids >> 32) as u32,
         flags: 0,
-        writer: ctx.tgid(),
+        writer: pid,
     };
+    // Made with this value, or as it was: asked for first, it would take every connection one call more.
     // SAFETY: the map is a socket storage of `Asker`, the socket is the context's.
     let storage = unsafe {
         bpf_sk_storage_get(
@@ -120,11 +111,23 @@ fn note(ctx: &SockAddrContext, sk: *mut bpf_sock, daddr: [u32; 4], dport: u16) {
         )
     }
     .cast::<Asker>();
-    if !storage.is_null() && !before.is_null() {
+    if !storage.is_null() {
         // SAFETY: not null; lives as long as its socket.
-        unsafe { *storage = asker };
+        let kept: &mut Asker = unsafe { &mut *storage };
+        if kept.started != asker.started {
+            again(kept, &asker);
+        }
     }
     writer::connected(asker.pid, asker.cookie);
+}
+
+/// A second `connect()` on one socket: if the first came to nothing, nobody else will tell.
+#[inline(always)]
+fn again(earlier: &mut Asker, asker: &Asker) {
+    if earlier.flags & (ASKER_LEFT | ASKER_ELSEWHERE | ASKER_TOLD) == 0 {
+        outcome::not_sent(earlier, 0);
+    }
+    *earlier = *asker;
 }
 
 /// Marks a socket whose process lies in a cgroup that a stream matches, unless somebody marked it already.

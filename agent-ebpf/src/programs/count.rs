@@ -4,11 +4,9 @@
 use core::intrinsics::{AtomicOrdering, atomic_or, atomic_xadd};
 
 use aya_ebpf::helpers::{bpf_ktime_get_boot_ns, bpf_ktime_get_coarse_ns};
-use mailsteer_ebpf::{
-    Conn, CounterKey, Counters, Event, FlowKey, Histogram, Mark, Outcome, Said, Total, Turned,
-};
+use mailsteer_ebpf::{Conn, CounterKey, Counters, Event, FlowKey, Mark, Outcome, Said, Total, Turned};
 
-use super::maps::{COUNTERS, EVENTS, HANDSHAKE, TOTALS};
+use super::maps::{COUNTERS, EVENTS, TOTALS};
 
 /// Nanoseconds of CLOCK_BOOTTIME.
 #[inline(always)]
@@ -111,41 +109,12 @@ macro_rules! bump {
 }
 pub(crate) use bump;
 
-/// Counts how long a handshake took, at its source.
-#[inline(always)]
-pub(crate) fn handshake(mark: u32, nanoseconds: u64) {
-    let source = u32::from(key(mark).source);
-    let mut found = HANDSHAKE.get_ptr_mut(source);
-    if found.is_none() {
-        let _ = HANDSHAKE.insert(source, Histogram::default(), u64::from(aya_ebpf::bindings::BPF_NOEXIST));
-        found = HANDSHAKE.get_ptr_mut(source);
-    }
-    let Some(histogram) = found else {
-        return total(Total::Uncounted);
-    };
-    let milliseconds = nanoseconds / 1_000_000;
-    let mut bucket = 0usize;
-    for n in 1..mailsteer_ebpf::HISTOGRAM_BUCKETS {
-        bucket += usize::from(milliseconds >> n != 0);
-    }
-    // The mask tells the verifier what the loop says already.
-    let bucket = bucket & (mailsteer_ebpf::HISTOGRAM_BUCKETS - 1);
-    // SAFETY: a live map value, and the index is masked to its length.
-    add(unsafe { (&raw mut (*histogram).buckets).cast::<u64>().add(bucket) }, 1);
-}
-
 /// Tells what became of a connection whose SYN left.
 #[inline(always)]
 pub(crate) fn tell(key: &FlowKey, conn: &Conn, outcome: Outcome) {
-    tell_at(key, conn, outcome, now());
-}
-
-/// The same, of an outcome that was known at a certain time.
-#[inline(always)]
-pub(crate) fn tell_at(key: &FlowKey, conn: &Conn, outcome: Outcome, decided: u64) {
     tell_event(&Event {
         started: conn.started,
-        decided,
+        decided: now(),
         cookie: conn.cookie,
         cgroup: conn.cgroup,
         daddr: bytes(key.daddr),

@@ -65,7 +65,7 @@ fn segment(skb: *mut __sk_buff, tcp: &Packet) {
 #[inline(always)]
 fn first_answer(key: &FlowKey, conn: *mut Conn, segment: &Segment) {
     // SAFETY: a live map value.
-    let (mark, sent, before) = unsafe { ((*conn).mark, (*conn).sent, (*conn).flags) };
+    let (mark, before) = unsafe { ((*conn).mark, (*conn).flags) };
     if segment.flags & RST != 0 {
         if count::set_flags(conn, CONN_DONE) & CONN_DONE == 0 {
             also!(count::ended(conn), refused);
@@ -77,11 +77,9 @@ fn first_answer(key: &FlowKey, conn: *mut Conn, segment: &Segment) {
         if count::set_flags(conn, CONN_ESTABLISHED) & CONN_ESTABLISHED == 0 {
             // SAFETY: a live map value.
             unsafe { (*conn).next_in = segment.seq().wrapping_add(1) };
-            let now = count::now();
             bump!(mark, established);
-            count::handshake(mark, now.saturating_sub(sent));
             // SAFETY: a live map value.
-            count::tell_at(key, unsafe { &*conn }, Outcome::Established, now);
+            count::tell(key, unsafe { &*conn }, Outcome::Established);
         }
     }
 }

@@ -77,7 +77,7 @@ pub(crate) fn at_cgroup(skb: *mut __sk_buff) -> i32 {
     if asker.is_null() {
         return ALLOW;
     }
-    if ifindex != LOOPBACK && !may_leave_elsewhere(skb, mark, ifindex) {
+    if ifindex != LOOPBACK && !may_leave_elsewhere(skb, settings, mark, ifindex) {
         return DENY;
     }
     // SAFETY: the storage was checked not to be null, and lives as long as its socket.
@@ -87,10 +87,7 @@ pub(crate) fn at_cgroup(skb: *mut __sk_buff) -> i32 {
 
 /// Whether a packet may leave by an interface that is no uplink; counts it if not.
 #[inline(always)]
-fn may_leave_elsewhere(skb: *mut __sk_buff, mark: u32, ifindex: u32) -> bool {
-    let Some(settings) = SETTINGS.get(0) else {
-        return false;
-    };
+fn may_leave_elsewhere(skb: *mut __sk_buff, settings: &Settings, mark: u32, ifindex: u32) -> bool {
     let packet = parse(skb);
     let reason = match packet.kind {
         Kind::Tcp if !steered(settings, packet.dport) || excluded(packet.daddr) => return true,

@@ -10,8 +10,8 @@ use aya_ebpf::btf_maps::{
 use aya_ebpf::helpers::bpf_sk_storage_get;
 use aya_ebpf::macros::btf_map;
 use mailsteer_ebpf::{
-    Asker, CgroupEntry, Conn, CounterKey, Counters, FlowKey, Histogram, LaneEntry, Mark, Settings,
-    SourceEntry, Told, Writer,
+    Asker, CgroupEntry, Conn, CounterKey, Counters, FlowKey, LaneEntry, Mark, Settings, SourceEntry, Told,
+    Writer,
 };
 
 const NO_PREALLOC: usize = BPF_F_NO_PREALLOC as usize;
@@ -36,8 +36,6 @@ pub(crate) static CONNS: HashMap<FlowKey, Conn, 262144, NO_PREALLOC> = HashMap::
 pub(crate) static COUNTERS: PerCpuHashMap<CounterKey, Counters, 16384, NO_PREALLOC> = PerCpuHashMap::new();
 #[btf_map]
 pub(crate) static SWEPT: HashMap<CounterKey, Counters, 16384, NO_PREALLOC> = HashMap::new();
-#[btf_map]
-pub(crate) static HANDSHAKE: PerCpuHashMap<u32, Histogram, 4096, NO_PREALLOC> = PerCpuHashMap::new();
 #[btf_map]
 pub(crate) static HELD: PerCpuArray<u64, 5> = PerCpuArray::new();
 #[btf_map]

@@ -151,6 +151,7 @@ fn keep(shared: &Shared, gatherer: &Gatherer, cgroups: &mut Cgroups, batch: &[Re
             gatherer.tell(lane_of(&published, &row), told);
         }
         shared.outcomes.connected(&row);
+        shared.handshakes.count(&row);
         shared.connections.add(row);
     }
 }

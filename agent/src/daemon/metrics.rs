@@ -2,17 +2,17 @@
 //!
 //! Owns: which sample each count becomes. Must not: count; the kernel and the tallies do.
 
+mod connections;
 mod reputation;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::IpAddr;
 use std::sync::Arc;
 
-use mailsteer_core::config::{OTHER, Tier};
+use mailsteer_core::config::Tier;
 use mailsteer_core::decide::Withheld;
 use mailsteer_core::model::Family;
 
-use super::counts::{Counts, Pair};
+use super::counts::Counts;
 use super::shared::{Published, Shared};
 use super::status;
 use crate::api::view::{SourceState, StreamMode};
@@ -46,6 +46,7 @@ impl MetricsSource for Source {
         samples.receivers(&self.shared, &published);
         samples.feeds(&self.shared, &published);
         samples.connections(&published, &counts);
+        samples.handshakes(&self.shared, &published);
         samples.0
     }
 }
@@ -147,127 +148,6 @@ impl Samples {
             }
         }
     }
-
-    /// Of sources that neither the config nor a live connection names any more, and of streams likewise, series end; what
-    /// was counted of them stays in the sums by provider, which must not fall. What nobody sees has no series: 0 would say
-    /// that there was none.
-    fn connections(&mut self, published: &Published, counts: &Counts) {
-        let names = Names::of(published);
-        let mut sums = Sums::default();
-        for (pair, outcomes) in counts.pairs() {
-            sums.add(&names, pair, &outcomes);
-        }
-        for outcome in [Outcome::Local, Outcome::Policy].into_iter().filter(|outcome| counts.sees(*outcome)) {
-            for (stream, value) in counts.untold(outcome) {
-                if names.streams.contains(stream) {
-                    *sums.streams.entry((stream, outcome)).or_default() += value;
-                    self.count(Metric::Connections, &[stream, "", outcome.as_str()], value);
-                }
-            }
-        }
-        let attempted = |one: &(&str, Outcome)| one.1 == Outcome::Attempted;
-        let all: u64 = sums.providers.iter().filter(|(one, _)| attempted(one)).map(|(_, value)| value).sum();
-        if all > 0 {
-            let other = sums.providers.get(&(OTHER, Outcome::Attempted)).copied().unwrap_or_default();
-            self.add(Metric::OtherShare, &[], number(other) / number(all));
-        }
-        for (metric, by) in
-            [(Metric::StreamConnections, &sums.streams), (Metric::ProviderConnections, &sums.providers)]
-        {
-            for ((name, outcome), value) in by.iter().filter(|((_, outcome), _)| counts.sees(*outcome)) {
-                self.count(metric, &[name, outcome.as_str()], *value);
-            }
-        }
-        for ((stream, source), values) in &sums.sources {
-            for (outcome, value) in
-                OUTCOMES.into_iter().zip(values).filter(|(outcome, _)| counts.sees(*outcome))
-            {
-                self.count(Metric::Connections, &[stream, source, outcome.as_str()], *value);
-            }
-        }
-        for (stream, packets) in sums.wrong.into_iter().filter(|_| counts.sees(Outcome::Wrong)) {
-            self.count(Metric::WrongSource, &[stream], packets);
-        }
-        self.refused(&names, counts);
-    }
-
-    /// Those of which there were none, too: a series that begins above 0 hides its first count from `rate()`.
-    fn refused(&mut self, names: &Names, counts: &Counts) {
-        let mut refused = counts.refused();
-        for stream in names.streams.iter().filter(|stream| !stream.is_empty()) {
-            for reason in Outcome::ALL.iter().filter_map(|outcome| outcome.refused_for()) {
-                refused.entry((stream, reason)).or_default();
-            }
-        }
-        for ((stream, reason), refused) in refused {
-            if names.streams.contains(stream) {
-                self.count(Metric::Refused, &[stream, reason], refused);
-            }
-        }
-    }
-}
-
-/// What became of connections of which a SYN left.
-const OUTCOMES: [Outcome; 6] = [
-    Outcome::Attempted,
-    Outcome::Established,
-    Outcome::Refused,
-    Outcome::Unreachable,
-    Outcome::Reset,
-    Outcome::Unanswered,
-];
-
-/// The counters of streams, sources and providers, each summed over the others.
-#[derive(Default)]
-struct Sums<'a> {
-    sources: BTreeMap<(&'a str, &'a str), [u64; 6]>,
-    streams: BTreeMap<(&'a str, Outcome), u64>,
-    providers: BTreeMap<(&'a str, Outcome), u64>,
-    wrong: BTreeMap<&'a str, u64>,
-}
-
-impl<'a> Sums<'a> {
-    fn add(&mut self, names: &'a Names, pair: Pair<'a>, outcomes: &BTreeMap<Outcome, u64>) {
-        let value = |outcome: Outcome| outcomes.get(&outcome).copied().unwrap_or_default();
-        let values = OUTCOMES.map(value);
-        for (outcome, value) in OUTCOMES.into_iter().zip(values) {
-            *self.providers.entry((pair.provider, outcome)).or_default() += value;
-        }
-        if !names.streams.contains(pair.stream) {
-            return;
-        }
-        for (outcome, value) in OUTCOMES.into_iter().zip(values) {
-            *self.streams.entry((pair.stream, outcome)).or_default() += value;
-        }
-        *self.wrong.entry(pair.stream).or_default() += value(Outcome::Wrong);
-        if let Some(source) = names.source(pair.source) {
-            let sums = self.sources.entry((pair.stream, source)).or_default();
-            sums.iter_mut().zip(values).for_each(|(sum, value)| *sum += value);
-        }
-    }
-}
-
-/// Words that the config, or a number that a live connection may bear, still stands for.
-struct Names {
-    streams: BTreeSet<String>,
-    sources: BTreeMap<IpAddr, String>,
-}
-
-impl Names {
-    fn of(published: &Published) -> Self {
-        let world = &published.world;
-        // The empty one: matched by no stream.
-        let streams = world.ids().lanes().map(|(_, (stream, _))| stream.clone()).chain([String::new()]);
-        let mut sources: BTreeMap<IpAddr, String> =
-            world.ids().sources().map(|(_, address, _)| (address, address.to_string())).collect();
-        sources.extend(world.pool_sources().map(|source| (source.public, source.name.clone())));
-        Self { streams: streams.collect(), sources }
-    }
-
-    /// The empty word: not steered.
-    fn source(&self, public: Option<IpAddr>) -> Option<&str> {
-        public.map_or(Some(""), |public| self.sources.get(&public).map(String::as_str))
-    }
 }
 
 /// Counters stay far below 2^53, where an f64 is exact.
@@ -278,11 +158,14 @@ const fn number(value: u64) -> f64 {
 
 #[cfg(test)]
 mod tests {
+    use std::net::IpAddr;
+
     use jiff::Timestamp;
     use mailsteer_core::config::{self, HostView};
     use mailsteer_core::decide::{self, World};
     use mailsteer_core::signal::dns::{Check, Checked, Dnssec, Outcome as Verdict, Report, Row};
 
+    use super::connections::OUTCOMES;
     use super::*;
     use crate::api::view::Locks;
     use crate::daemon::Options;

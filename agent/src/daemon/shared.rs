@@ -22,6 +22,7 @@ use super::claims::Claims;
 use super::counts::Counts;
 use super::diary::Diary;
 use super::disturbances::Disturbances;
+use super::handshakes::Handshakes;
 use super::hooks::Hooks;
 use super::journal::Journal;
 use super::outcomes::Outcomes;
@@ -101,6 +102,7 @@ pub(super) struct Shared {
     pub(super) started: Instant,
     pub(super) events: Journal<EventRow>,
     pub(super) connections: Journal<ConnectionRow>,
+    pub(super) handshakes: Handshakes,
     pub(super) store: Store,
     /// The number of the last event.
     numbered: Mutex<u64>,
@@ -139,6 +141,7 @@ impl Shared {
             started: Instant::now(),
             events,
             connections: Journal::new(CONNECTIONS),
+            handshakes: Handshakes::default(),
             store,
             numbered: Mutex::new(last),
             told_fault: Mutex::default(),

@@ -9,14 +9,17 @@ use std::sync::Arc;
 use prometheus::core::Collector;
 use prometheus::{CounterVec, Encoder, GaugeVec, Opts, Registry, TextEncoder};
 
+use super::histogram::{self, Histogram, Histograms};
+
 /// No scrape has more series than this; what is left out is counted.
 pub const MAX_SERIES: usize = 10_000;
 
-/// Counter or gauge.
+/// How a metric is counted.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Kind {
     Counter,
     Gauge,
+    Histogram,
 }
 
 macro_rules! metrics {
@@ -75,6 +78,7 @@ metrics! {
     LogBehind Gauge "mailsteer_log_behind_bytes" ["log"] "Bytes of a log that are not taken in yet. Absent for the journal.";
     StreamConnections Counter "mailsteer_stream_connections_total" ["stream", "outcome"] "Connections by stream and what became of them, over all sources.";
     ProviderConnections Counter "mailsteer_provider_connections_total" ["provider", "outcome"] "Connections by who receives and what became of them.";
+    ProviderHandshake Histogram "mailsteer_provider_handshake_seconds" ["provider"] "From connect() to the answer of the receiver's host, of steered connections that were answered, by who receives. Since the agent started; absent where there is no eBPF.";
     DnsDomainCheck Gauge "mailsteer_dns_domain_check" ["domain", "check"] "1 while a DNS check of a domain holds, 0 while it fails. Absent where a lookup failed, and where nobody looks.";
     OtherShare Gauge "mailsteer_provider_other_ratio" [] "Share of connections, since counting began, to receivers of no provider, 0 to 1. Absent before the first.";
     Receivers Gauge "mailsteer_receivers" ["provider"] "Addresses of receivers that are known by name, by whose they are.";
@@ -87,6 +91,7 @@ metrics! {
     DnsCheck Gauge "mailsteer_dns_check" ["source", "check"] "1 while a DNS check of a source holds, 0 while it fails. Absent where a lookup failed, and where nobody looks.";
     FeedBad Gauge "mailsteer_source_feed_bad" ["source"] "How many feeds say bad of a source, freshly enough to count. Absent where no feed is read.";
     Connections Counter "mailsteer_connections_total" ["stream", "source", "outcome"] "Connections by stream, source and what became of them.";
+    SourceHandshake Histogram "mailsteer_source_handshake_seconds" ["source"] "The same by source.";
 }
 
 impl Metric {
@@ -94,16 +99,44 @@ impl Metric {
     const fn is_detail(self) -> bool {
         matches!(
             self,
-            Self::SourceState | Self::SourceInfo | Self::SourceListed | Self::FeedBad | Self::Connections
+            Self::SourceState
+                | Self::SourceInfo
+                | Self::SourceListed
+                | Self::FeedBad
+                | Self::Connections
+                | Self::SourceHandshake
         )
     }
 }
 
-/// One series at the time of a scrape.
+/// What a scrape says of a metric with certain labels.
 #[derive(Clone, PartialEq, Debug)]
 struct Sample {
     labels: Vec<String>,
-    value: f64,
+    value: Value,
+}
+
+#[derive(Clone, PartialEq, Debug)]
+enum Value {
+    Number(f64),
+    Times(Box<Histogram>),
+}
+
+impl Value {
+    /// How many series that is.
+    const fn series(&self) -> usize {
+        match self {
+            Self::Number(_) => 1,
+            Self::Times(_) => histogram::SERIES,
+        }
+    }
+
+    const fn number(&self) -> f64 {
+        match self {
+            Self::Number(number) => *number,
+            Self::Times(_) => 0.0,
+        }
+    }
 }
 
 /// Every series at the time of a scrape, as plain data.
@@ -121,10 +154,19 @@ pub struct Snapshot {
 impl Snapshot {
     /// Adds a series. `labels` are the values of the metric's labels, in the table's order.
     pub fn add(&mut self, metric: Metric, labels: &[&str], value: f64) {
-        let samples = self.samples.entry((metric.is_detail() && value <= 0.0, metric)).or_default();
+        self.put(metric.is_detail() && value <= 0.0, metric, labels, Value::Number(value));
+    }
+
+    /// The same of a histogram.
+    pub fn add_times(&mut self, metric: Metric, labels: &[&str], times: Histogram) {
+        self.put(false, metric, labels, Value::Times(Box::new(times)));
+    }
+
+    fn put(&mut self, is_last: bool, metric: Metric, labels: &[&str], value: Value) {
+        let samples = self.samples.entry((is_last, metric)).or_default();
         // Not kept only to be left out later: there may be a hundred thousand.
         if samples.len() == MAX_SERIES {
-            self.beyond += 1;
+            self.beyond += value.series();
             return;
         }
         let labels = labels.iter().map(|&label| label.to_owned()).collect();
@@ -137,9 +179,12 @@ impl Snapshot {
         let (mut room, mut left_out) = (MAX_SERIES - 1, self.beyond);
         let mut fitting: BTreeMap<Metric, Vec<Sample>> = BTreeMap::new();
         for ((_, metric), mut samples) in self.samples {
-            left_out += samples.len().saturating_sub(room);
-            samples.truncate(room);
-            room -= samples.len();
+            let before = samples.len();
+            // All of a metric are of one kind.
+            let each = samples.first().map_or(1, |sample| sample.value.series());
+            samples.truncate(room / each);
+            left_out += (before - samples.len()) * each;
+            room -= samples.len() * each;
             if !samples.is_empty() {
                 fitting.entry(metric).or_default().append(&mut samples);
             }
@@ -176,19 +221,29 @@ pub fn render(source: &Arc<dyn MetricsSource>) -> Result<String, prometheus::Err
 fn family(metric: Metric, samples: &[Sample]) -> Result<Box<dyn Collector>, prometheus::Error> {
     let (kind, name, labels, help) = metric.parts();
     let opts = Opts::new(name, help);
-    let values = |s: &Sample| s.labels.clone();
-    if kind == Kind::Counter {
-        let vec = CounterVec::new(opts, labels)?;
-        for sample in samples {
-            vec.get_metric_with_label_values(&values(sample))?.inc_by(sample.value.max(0.0));
+    match kind {
+        Kind::Counter => {
+            let vec = CounterVec::new(opts, labels)?;
+            for Sample { labels, value } in samples {
+                vec.get_metric_with_label_values(labels)?.inc_by(value.number().max(0.0));
+            }
+            Ok(Box::new(vec))
         }
-        return Ok(Box::new(vec));
+        Kind::Gauge => {
+            let vec = GaugeVec::new(opts, labels)?;
+            for Sample { labels, value } in samples {
+                vec.get_metric_with_label_values(labels)?.set(value.number());
+            }
+            Ok(Box::new(vec))
+        }
+        Kind::Histogram => {
+            let times = samples.iter().filter_map(|sample| match &sample.value {
+                Value::Times(times) => Some((sample.labels.clone(), **times)),
+                Value::Number(_) => None,
+            });
+            Ok(Box::new(Histograms::new(name, help, labels, times.collect())?))
+        }
     }
-    let vec = GaugeVec::new(opts, labels)?;
-    for sample in samples {
-        vec.get_metric_with_label_values(&values(sample))?.set(sample.value);
-    }
-    Ok(Box::new(vec))
 }
 
 #[cfg(test)]
@@ -207,7 +262,12 @@ mod tests {
         let mut snapshot = Snapshot::default();
         for metric in Metric::ALL {
             let labels: Vec<String> = metric.parts().2.iter().map(|l| format!("a-{l}")).collect();
-            snapshot.add(*metric, &labels.iter().map(String::as_str).collect::<Vec<_>>(), 1.0);
+            let labels: Vec<&str> = labels.iter().map(String::as_str).collect();
+            if metric.parts().0 == Kind::Histogram {
+                snapshot.add_times(*metric, &labels, Histogram::default());
+            } else {
+                snapshot.add(*metric, &labels, 1.0);
+            }
         }
         let source: Arc<dyn MetricsSource> = Arc::new(Fixed(snapshot));
         let text = render(&source).unwrap();
@@ -250,6 +310,23 @@ mod tests {
             lines.contains(&"mailsteer_wrong_source_total{stream=\"s\"} 0".to_owned()),
             "the important stays"
         );
+    }
+
+    #[test]
+    fn a_histogram_is_there_whole_or_not_at_all() {
+        let mut snapshot = Snapshot::default();
+        let left = histogram::SERIES + 7;
+        for n in 0..MAX_SERIES - 1 - left {
+            snapshot.add(Metric::Connections, &["s", &n.to_string(), "reset"], 1.0);
+        }
+        for source in ["a", "b"] {
+            snapshot.add_times(Metric::SourceHandshake, &[source], Histogram::default());
+        }
+        let lines = rendered(snapshot);
+        let of =
+            |source: &str| lines.iter().filter(|line| line.contains(&format!("source=\"{source}\""))).count();
+        assert_eq!((of("a"), of("b")), (histogram::SERIES, 0));
+        assert!(lines.contains(&format!("mailsteer_series_left_out {}", histogram::SERIES)));
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! Logging and metrics.
 
 pub mod exporter;
+pub mod histogram;
 mod log;
 pub mod metrics;
 

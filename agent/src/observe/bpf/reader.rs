@@ -5,11 +5,9 @@ use std::io;
 use std::path::Path;
 
 use aya::Pod;
-use aya::maps::{Array, HashMap, Map, MapData, MapError, PerCpuArray, PerCpuHashMap};
+use aya::maps::{Array, HashMap, Map, MapData, MapError, PerCpuArray};
 use aya::util::nr_cpus;
-use mailsteer_ebpf::{
-    CONN_DONE, Conn, CounterKey, Counters, FlowKey, HELD_REASONS, HISTOGRAM_BUCKETS, Histogram, TOTALS, Told,
-};
+use mailsteer_ebpf::{CONN_DONE, Conn, CounterKey, Counters, FlowKey, HELD_REASONS, TOTALS, Told};
 
 use super::batch;
 use crate::bpf_maps::{self, PinnedMapError, pin_dir};
@@ -58,7 +56,6 @@ pub struct Reader {
     counters: MapData,
     held: PerCpuArray<MapData, u64>,
     totals: PerCpuArray<MapData, u64>,
-    handshakes: PerCpuHashMap<MapData, u32, Histogram>,
     pub(super) conns: HashMap<MapData, FlowKey, Conn>,
     pub(super) swept: HashMap<MapData, CounterKey, Counters>,
     /// The same map, to be read as a whole.
@@ -96,7 +93,6 @@ impl Reader {
             counters: bpf_maps::open(&dir, "COUNTERS")?,
             held: typed(&dir, "HELD")?,
             totals: typed(&dir, "TOTALS")?,
-            handshakes: typed(&dir, "HANDSHAKE")?,
             conns: typed(&dir, "CONNS")?,
             swept: typed(&dir, "SWEPT")?,
             all_swept: bpf_maps::open(&dir, "SWEPT")?,
@@ -187,22 +183,6 @@ impl Reader {
         let entry = self.told.get(&lane, 0).map_err(access("TOLD"))?;
         let sum = Told { policy: entry.policy + more.policy, local: entry.local + more.local };
         self.told.set(lane, sum, 0).map_err(access("TOLD"))
-    }
-
-    /// How long each source's SYNs waited for their SYN-ACK.
-    ///
-    /// # Errors
-    /// Where the map cannot be read.
-    pub fn handshakes(&self) -> Result<BTreeMap<u32, [u64; HISTOGRAM_BUCKETS]>, ReadError> {
-        let mut sums = BTreeMap::new();
-        for entry in self.handshakes.iter() {
-            let (source, values) = entry.map_err(access("HANDSHAKE"))?;
-            let sum = sums.entry(source).or_insert([0; HISTOGRAM_BUCKETS]);
-            for (place, bucket) in values.iter().flat_map(|value| value.buckets.iter().enumerate()) {
-                sum[place] += bucket;
-            }
-        }
-        Ok(sums)
     }
 
     /// Connections that are open now, each with its tuple on the wire.
