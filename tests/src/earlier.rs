@@ -53,7 +53,8 @@ impl Earlier {
         fs::copy(workspace().join("Cargo.lock"), sources.join("Cargo.lock"))?;
         let target = target();
         let mut build = Command::new(std::env::var_os("CARGO").context("run it with cargo")?);
-        build.args(["build", "--quiet", "--package", "mailsteer", "--bin", PROGRAM]);
+        // With an example it asks for the features that the tests ask for: what is below it is built for both.
+        build.args(["build", "--quiet", "--workspace", "--bin", PROGRAM, "--example", "cli-docs"]);
         build.current_dir(&sources).env("CARGO_TARGET_DIR", &target);
         exec::output(&mut build).context("the earlier program does not build")?;
         Ok(Self { sources, program: target.join("debug").join(PROGRAM), version })

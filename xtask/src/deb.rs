@@ -57,7 +57,9 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     let commit = Commit::find();
     let version = args.version.clone().map_or_else(|| commit.version(), Ok)?;
     build(args)?;
-    man::write(&run::root().join("target/man"))?;
+    let pages = run::root().join("target/man");
+    let write = if args.debug_build { man::write_by_built } else { man::write };
+    write(&pages)?;
     let out = run::root().join("target/debian");
     let stage = out.join("stage");
     if stage.exists() {
@@ -80,9 +82,15 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     Ok(())
 }
 
+/// A debug build together with all that the tests are built with: of the package alone each crate below would be another one, for it
+/// alone asks for fewer features.
 fn build(args: &Args) -> Result<()> {
-    let release: &[&str] = if args.debug_build { &[] } else { &["--release"] };
-    run::show(run::cargo().args(["build", "--quiet", "--locked", "--package", "mailsteer"]).args(release))
+    let what: &[&str] = if args.debug_build {
+        &["--workspace", "--bin", "mailsteer", "--example", man::EXAMPLE]
+    } else {
+        &["--release", "--package", "mailsteer"]
+    };
+    run::show(run::cargo().args(["build", "--quiet", "--locked"]).args(what))
 }
 
 /// What is known of the sources: the time of the commit, so that every build of it says the same.

@@ -4,10 +4,14 @@
 //! program of its own, so that this one need not be linked with the agent.
 
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
 use anyhow::Result;
 
 use crate::run;
+
+/// What writes them.
+pub(crate) const EXAMPLE: &str = "cli-docs";
 
 /// Where to.
 #[derive(clap::Args)]
@@ -26,6 +30,11 @@ pub(crate) fn run(args: &Args) -> Result<()> {
 
 /// Writes them to a folder.
 pub(crate) fn write(folder: &Path) -> Result<()> {
-    let example = ["run", "--quiet", "--locked", "--package", "mailsteer", "--example", "cli-docs", "--"];
+    let example = ["run", "--quiet", "--locked", "--package", "mailsteer", "--example", EXAMPLE, "--"];
     run::show(run::cargo().args(example).arg(folder))
+}
+
+/// The same with what was built before.
+pub(crate) fn write_by_built(folder: &Path) -> Result<()> {
+    run::show(Command::new(run::built("examples").join(EXAMPLE)).arg(folder))
 }

@@ -3,9 +3,10 @@
 //! Owns: making and removing them, and the connections that tests try. Must not: attach programs unasked.
 
 use std::fs;
+use std::io::Write as _;
 use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Mutex, MutexGuard};
 use std::thread;
@@ -54,6 +55,18 @@ pub(super) fn run(line: &str) {
     assert!(out.status.success(), "{line}: {}", String::from_utf8_lossy(&out.stderr));
 }
 
+/// Lines of `ip`, here or in another namespace.
+fn batch(namespace: Option<&str>, lines: &str) {
+    let mut ip = Command::new("ip");
+    if let Some(namespace) = namespace {
+        ip.args(["-n", namespace]);
+    }
+    let mut ip = ip.args(["-batch", "-"]).stdin(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    ip.stdin.take().unwrap().write_all(lines.as_bytes()).unwrap();
+    let out = ip.wait_with_output().unwrap();
+    assert!(out.status.success(), "{lines}: {}", String::from_utf8_lossy(&out.stderr));
+}
+
 pub(super) fn cgroup2() -> PathBuf {
     let mounts = fs::read_to_string("/proc/mounts").unwrap();
     let line = mounts.lines().find(|line| line.split(' ').nth(2) == Some("cgroup2")).unwrap();
@@ -95,33 +108,47 @@ impl World {
         Some(world)
     }
 
+    /// In few batches: a machine that is emulated takes longer to start a program than to do what it says.
     fn network(&self) {
         let peer = &self.peer;
         run(&format!("ip netns add {peer}"));
-        run(&format!("ip -n {peer} link set lo up"));
-        run("ip link set lo up");
-        for (link, far) in [("up0", "peer0"), ("up1", "peer1")] {
-            run(&format!("ip link add {link} type veth peer name {far} netns {peer}"));
-            run(&format!("ip link set {link} up"));
-            run(&format!("ip -n {peer} link set {far} up"));
-        }
-        for address in ["192.0.2.10/24", "192.0.2.11/32", "192.0.2.12/32", "192.0.2.13/32"] {
-            run(&format!("ip addr add {address} dev up0"));
-        }
-        run("ip addr add 203.0.113.10/24 dev up1");
-        for address in ["2001:db8:5::10/64", "2001:db8:5::11/128", "2001:db8:5::12/128"] {
-            run(&format!("ip addr add {address} dev up0 nodad"));
-        }
-        for address in ["192.0.2.100/24", "192.0.2.101/32"] {
-            run(&format!("ip -n {peer} addr add {address} dev peer0"));
-        }
-        run(&format!("ip -n {peer} addr add 2001:db8:5::100/64 dev peer0 nodad"));
-        run(&format!("ip -n {peer} addr add 203.0.113.100/24 dev peer1"));
-        for silent in [SILENT, SILENT6] {
-            run(&format!("ip neigh replace {silent} lladdr 02:00:00:00:00:66 dev up0"));
-        }
-        run("ip route add 198.51.100.0/24 via 192.0.2.100");
-        run(&format!("ip -n {peer} route add unreachable 198.51.100.0/24"));
+        batch(
+            None,
+            &format!(
+                "link set lo up
+                 link add up0 type veth peer name peer0 netns {peer}
+                 link add up1 type veth peer name peer1 netns {peer}
+                 link set up0 up
+                 link set up1 up"
+            ),
+        );
+        batch(
+            Some(peer),
+            "link set lo up
+             link set peer0 up
+             link set peer1 up
+             addr add 192.0.2.100/24 dev peer0
+             addr add 192.0.2.101/32 dev peer0
+             addr add 2001:db8:5::100/64 dev peer0 nodad
+             addr add 203.0.113.100/24 dev peer1
+             route add unreachable 198.51.100.0/24",
+        );
+        batch(
+            None,
+            &format!(
+                "addr add 192.0.2.10/24 dev up0
+                 addr add 192.0.2.11/32 dev up0
+                 addr add 192.0.2.12/32 dev up0
+                 addr add 192.0.2.13/32 dev up0
+                 addr add 203.0.113.10/24 dev up1
+                 addr add 2001:db8:5::10/64 dev up0 nodad
+                 addr add 2001:db8:5::11/128 dev up0 nodad
+                 addr add 2001:db8:5::12/128 dev up0 nodad
+                 neigh replace {SILENT} lladdr 02:00:00:00:00:66 dev up0
+                 neigh replace {SILENT6} lladdr 02:00:00:00:00:66 dev up0
+                 route add 198.51.100.0/24 via 192.0.2.100"
+            ),
+        );
         run(&format!("ip netns exec {peer} sysctl -qw net.ipv4.ip_forward=1"));
     }
 

@@ -31,27 +31,39 @@ const BY_BOTH_HOOKS: &str = "bpf";
 /// once, beside the machine of another kernel.
 const PATIENT: [&str; 4] = ["compliance", "feeds", "lists", "preflight"];
 
-/// Tests that take a while, measure no time and look at nothing but their own lab; those that take longest first. They run
-/// in lanes.
-const BUSY: [&str; 18] = [
+/// Tests that take a while, look at nothing but their own lab, and assert no time that a busy machine makes longer. They run in lanes,
+/// in about this order: those that take longest first, and those with a heavy load apart.
+const BUSY: [&str; 30] = [
+    "locks",
     "logs",
-    "l3",
-    "strangers",
     "mtas",
+    "strangers",
+    "upgrade",
+    "l3",
     "postfix",
     "containers",
+    "killed",
     "without_ebpf",
-    "steering",
     "life",
+    "steering",
     "state",
     "following",
+    "kernels",
     "streams",
+    "bpf",
     "mta_flip",
+    "bpf by clsact",
     "clock",
+    "package",
     "troubles",
     "uplinks",
+    "metrics",
+    "outcomes",
     "unprivileged",
+    "beliefs",
     "examples",
+    "fuse",
+    "providers",
 ];
 
 /// Beside what a step runs.
@@ -63,6 +75,8 @@ pub(super) enum Company {
     Busy,
     /// Whatever mostly waits.
     Patient,
+    /// Whatever mostly waits, and no other of its kind: it is a machine that is emulated.
+    Machine,
 }
 
 impl Company {
@@ -228,13 +242,12 @@ impl Step {
     pub(super) fn kernel(series: &str, mtas: bool) -> Result<Self> {
         let mut command = Command::new(std::env::current_exe()?);
         command.args(["test", "--kernel", series]).current_dir(run::root());
-        let (mut name, mut company) = (format!("kernel {series}"), Company::Patient);
+        let mut name = format!("kernel {series}");
         if mtas {
             command.arg("--mtas");
             name += " with MTAs";
-            company = Company::None;
         }
-        Ok(Self { obstacle: kernel::obstacle(), company, ..Self::plain(&name, command) })
+        Ok(Self { obstacle: kernel::obstacle(), company: Company::Machine, ..Self::plain(&name, command) })
     }
 
     fn rooted(mut self) -> Self {

@@ -56,22 +56,32 @@ impl Sum {
         Ok(())
     }
 
-    /// Runs so many of them at a time, in their order. Each says what it has to say when it is done, and one alone at once.
-    pub(super) fn run_together(&mut self, steps: Vec<Step>, at_once: usize) -> Result<()> {
-        let mut steps: VecDeque<_> = steps.into_iter().filter_map(|step| self.unless_skipped(step)).collect();
-        if steps.len() == 1 {
-            return steps.pop_front().map_or(Ok(()), |alone| self.run(alone));
+    /// Runs so many of each kind at a time, in their order. Each says what it has to say when it is done, and one alone at once.
+    pub(super) fn run_together<const KINDS: usize>(
+        &mut self,
+        kinds: [(Vec<Step>, usize); KINDS],
+    ) -> Result<()> {
+        let mut kinds = kinds.map(|(steps, at_once)| {
+            let steps = steps.into_iter().filter_map(|step| self.unless_skipped(step));
+            (steps.collect::<VecDeque<_>>(), at_once)
+        });
+        if kinds.iter().map(|(steps, _)| steps.len()).sum::<usize>() == 1 {
+            let alone = kinds.iter_mut().find_map(|(steps, _)| steps.pop_front());
+            return alone.map_or(Ok(()), |alone| self.run(alone));
         }
-        let (left, (send, done)) = (Mutex::new(steps), mpsc::channel());
-        let next = || left.lock().unwrap_or_else(PoisonError::into_inner).pop_front();
+        let (left, (send, done)) =
+            (kinds.map(|(steps, at_once)| (Mutex::new(steps), at_once)), mpsc::channel());
         std::thread::scope(|scope| {
-            for _ in 0..at_once {
-                let send = send.clone();
-                scope.spawn(move || {
-                    while let Some(step) = next()
-                        && send.send(gather(step)).is_ok()
-                    {}
-                });
+            for (steps, at_once) in &left {
+                for _ in 0..*at_once {
+                    let send = send.clone();
+                    let next = || steps.lock().unwrap_or_else(PoisonError::into_inner).pop_front();
+                    scope.spawn(move || {
+                        while let Some(step) = next()
+                            && send.send(gather(step)).is_ok()
+                        {}
+                    });
+                }
             }
             drop(send);
             done.iter().try_for_each(|one| {
