@@ -87,6 +87,26 @@ pub struct Settings {
     pub cgroup_streams: u32,
 }
 
+impl Settings {
+    /// Whether a port is steered.
+    ///
+    /// Every program asks this of every packet, so the places are compared four at a time, and where one is the port nothing is left of it.
+    /// A place is zero only where taking 1 from it sets its top bit, which did not stand before: so a zero byte is found in a word. Above
+    /// the first zero this may say so of others too, which changes nothing.
+    #[inline(always)]
+    #[must_use]
+    pub const fn is_steered(&self, port: u16) -> bool {
+        const EACH: u64 = 0x0001_0001_0001_0001;
+        const TOP: u64 = EACH << 15;
+        // SAFETY: as many bytes, and any are a number.
+        let [first, second] = unsafe { core::mem::transmute::<[u16; 8], [u64; 2]>(self.ports) };
+        let (first, second) = (first ^ (port as u64 * EACH), second ^ (port as u64 * EACH));
+        let zeros = (first.wrapping_sub(EACH) & !first) | (second.wrapping_sub(EACH) & !second);
+        // Places that are not used are 0.
+        zeros & TOP != 0 && port != 0
+    }
+}
+
 /// Key of the `EXCLUDE` LPM trie: destinations that are not steered. IPv4 is mapped, so its prefix is 96 longer.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[repr(C)]
@@ -303,3 +323,27 @@ pub struct Event {
 /// Packet mark that a connect program gives a socket whose process lies in a stream's cgroup: this plus the index
 /// of the cgroup entry. The nftables rules match it where they cannot see the cgroup themselves.
 pub const CGROUP_MAGIC: u32 = 0x4c00_0000;
+
+#[cfg(test)]
+mod tests {
+    use super::Settings;
+
+    #[test]
+    fn a_port_is_steered_wherever_it_stands_and_no_other_is() {
+        let some = [1, 2, 25, 26, 0x00ff, 0x0100, 0x7fff, 0x8000, 0x8001, 0xfffe, 0xffff];
+        for place in 0..8 {
+            for own in some {
+                let mut settings = Settings::default();
+                settings.ports[place] = own;
+                for port in 0..=u16::MAX {
+                    assert_eq!(settings.is_steered(port), port == own, "{own} at {place}: {port}");
+                }
+            }
+        }
+        let full = Settings { ports: [25, 26, 465, 587, 2525, 1, 0xffff, 0x8000], ..Settings::default() };
+        for port in 0..=u16::MAX {
+            assert_eq!(full.is_steered(port), full.ports.contains(&port), "{port}");
+        }
+        assert!((0..=u16::MAX).all(|port| !Settings::default().is_steered(port)));
+    }
+}

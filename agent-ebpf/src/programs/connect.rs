@@ -13,7 +13,7 @@ use aya_ebpf::programs::SockAddrContext;
 use mailsteer_ebpf::{ASKER_ELSEWHERE, ASKER_LEFT, ASKER_TOLD, Asker, CGROUP_MAGIC, FlowKey, Total};
 
 use super::count;
-use super::maps::{ASKERS, CGROUPS, SETTINGS, excluded, steered};
+use super::maps::{ASKERS, CGROUPS, SETTINGS, excluded};
 use super::outcome;
 use super::writer;
 
@@ -41,7 +41,7 @@ pub(crate) fn asked(ctx: &SockAddrContext, v6: bool) -> i32 {
     let port = u16::from_be(port as u16);
     // SAFETY: the kernel's context.
     let sk = unsafe { (*addr).__bindgen_anon_1.sk };
-    if sk.is_null() || !steered(settings, port) {
+    if sk.is_null() || !settings.is_steered(port) {
         return ALLOW;
     }
     // SAFETY: a helper that takes the program's own context.

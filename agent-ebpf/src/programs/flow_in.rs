@@ -10,7 +10,7 @@ use mailsteer_ebpf::{
 
 use super::NEXT;
 use super::count::{self, also, bump};
-use super::maps::{CONNS, SETTINGS, steered};
+use super::maps::{CONNS, SETTINGS};
 use super::packet::{ACK, FIN, Kind, Packet, RST, SYN, Segment, parse, quoted, read};
 use super::reply;
 
@@ -24,7 +24,7 @@ pub(crate) fn follow(skb: *mut __sk_buff) -> i32 {
         return NEXT;
     };
     match packet.kind {
-        Kind::Tcp if steered(settings, packet.sport) => segment(skb, &packet),
+        Kind::Tcp if settings.is_steered(packet.sport) => segment(skb, &packet),
         Kind::Icmp => icmp(skb, settings, packet.at, false),
         Kind::Icmpv6 => icmp(skb, settings, packet.at, true),
         _ => {}
@@ -123,7 +123,7 @@ fn icmp(skb: *mut __sk_buff, settings: &Settings, at: u32, v6: bool) {
     let Some((tcp, seq)) = quoted(skb, at + ICMP_HEADER, v6) else {
         return;
     };
-    if !steered(settings, tcp.dport) {
+    if !settings.is_steered(tcp.dport) {
         return;
     }
     let key = FlowKey { saddr: tcp.saddr, daddr: tcp.daddr, sport: tcp.sport, dport: tcp.dport };

@@ -9,7 +9,7 @@ use mailsteer_ebpf::{
 
 use super::NEXT;
 use super::count::{self, also, bump};
-use super::maps::{CONNS, Fit, SETTINGS, asker, excluded, fit, steered};
+use super::maps::{CONNS, Fit, SETTINGS, asker, excluded, fit};
 use super::packet::{ACK, FIN, Kind, Packet, RST, SYN, parse};
 
 /// Follows one packet.
@@ -22,7 +22,7 @@ pub(crate) fn follow(skb: *mut __sk_buff) -> i32 {
     let Some(settings) = SETTINGS.get(0) else {
         return NEXT;
     };
-    if !steered(settings, tcp.dport) {
+    if !settings.is_steered(tcp.dport) {
         return NEXT;
     }
     let Some(segment) = tcp.segment(skb) else {

@@ -6,7 +6,7 @@
 use aya_ebpf::bindings::__sk_buff;
 use mailsteer_ebpf::{ASKER_ELSEWHERE, Held, Settings};
 
-use super::maps::{Fit, HELD, SETTINGS, UPLINKS, asker, excluded, fit, steered};
+use super::maps::{Fit, HELD, SETTINGS, UPLINKS, asker, excluded, fit};
 use super::packet::{Kind, parse};
 use super::{NEXT, SHOT, count};
 
@@ -28,7 +28,7 @@ pub(crate) fn at_uplink(skb: *mut __sk_buff) -> i32 {
         Kind::Unreadable => return hold(settings, Held::Unreadable),
         _ => return NEXT,
     }
-    if !steered(settings, packet.dport) {
+    if !settings.is_steered(packet.dport) {
         return NEXT;
     }
     // SAFETY: the kernel's context, valid for the program's run.
@@ -65,7 +65,7 @@ pub(crate) fn at_cgroup(skb: *mut __sk_buff) -> i32 {
         return DENY;
     };
     // SAFETY: a socket that the kernel gave, not null.
-    if !steered(settings, u16::from_be(unsafe { (*sk).dst_port })) {
+    if !settings.is_steered(u16::from_be(unsafe { (*sk).dst_port })) {
         return ALLOW;
     }
     // Nearly all leaves by an uplink.
@@ -90,7 +90,7 @@ pub(crate) fn at_cgroup(skb: *mut __sk_buff) -> i32 {
 fn may_leave_elsewhere(skb: *mut __sk_buff, settings: &Settings, mark: u32, ifindex: u32) -> bool {
     let packet = parse(skb);
     let reason = match packet.kind {
-        Kind::Tcp if !steered(settings, packet.dport) || excluded(packet.daddr) => return true,
+        Kind::Tcp if !settings.is_steered(packet.dport) || excluded(packet.daddr) => return true,
         Kind::Tcp => match fit(mark, packet.saddr, ifindex) {
             Fit::Right | Fit::Stamp => return true,
             _ => Held::Undeclared,

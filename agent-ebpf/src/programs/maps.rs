@@ -51,17 +51,6 @@ pub(crate) static ASKERS: SkStorage<Asker> = SkStorage::new();
 #[btf_map]
 pub(crate) static WRITERS: LruHashMap<u32, Writer, 8192> = LruHashMap::new();
 
-/// Whether a port is steered.
-#[inline(always)]
-pub(crate) fn steered(settings: &Settings, port: u16) -> bool {
-    // Compared all at once: the verifier and the branch predictor like it better than a loop with an early end.
-    let mut hit = false;
-    for own in settings.ports {
-        hit |= own == port;
-    }
-    hit & (port != 0)
-}
-
 /// Whether a destination is excluded from steering.
 #[inline(always)]
 pub(crate) fn excluded(daddr: [u32; 4]) -> bool {

@@ -8,7 +8,7 @@ use core::ffi::c_void;
 use mailsteer_ebpf::{Asker, TURNS, TURNS_MANY, Turned, Writer};
 
 use super::count;
-use super::maps::{SETTINGS, WRITERS, asker, steered};
+use super::maps::{SETTINGS, WRITERS, asker};
 
 const SECOND: u64 = 1_000_000_000;
 
@@ -36,7 +36,7 @@ pub(crate) fn wrote(sk: *mut c_void, pid: u32) -> i32 {
     };
     // SAFETY: the kernel's own argument, a socket, read where the verifier knows a number of two bytes.
     let port = unsafe { *sk.cast::<u8>().add(PEER_PORT).cast::<u16>() };
-    if !steered(settings, u16::from_be(port)) {
+    if !settings.is_steered(u16::from_be(port)) {
         return 0;
     }
     // SAFETY: the kernel's own argument, a socket.
