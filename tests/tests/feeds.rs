@@ -72,11 +72,12 @@ fn a_red_source_keeps_its_share_and_does_not_come_back_from_isolation() {
 
     // Said everywhere, and nothing moves.
     eventually(&scene, SHOWN, "snds says of main-1 (192.0.2.11)");
-    let status = scene.status().unwrap();
-    assert!(
-        status.contains("feed snds says of main-1") && status.contains("RED, complaints 0.4%"),
-        "{status}"
-    );
+    // An event is told while what it is about is still being published.
+    poll::until_true(SHOWN, "status to say so", || {
+        let status = scene.status().unwrap();
+        status.contains("feed snds says of main-1") && status.contains("RED, complaints 0.4%")
+    })
+    .unwrap();
     scene.await_metric("mailsteer_source_feed_bad", &["source=\"main-1\""], 1.0).unwrap();
     assert_eq!(scene.metric("mailsteer_source_feed_bad", &["source=\"main-2\""]).unwrap(), 0.0);
     assert_eq!(state(&scene), "healthy");

@@ -14,8 +14,6 @@ use sum::Sum;
 
 /// The oldest kernel that is supported: Debian 12's own.
 const OLDEST: &str = "6.1";
-/// How many of those run at a time that a busy machine does not disturb: they wait for half of their time.
-const LANES: usize = 3;
 
 /// What to test.
 #[derive(clap::Args)]
@@ -54,7 +52,8 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     for step in of(Company::None) {
         sum.run(step)?;
     }
-    sum.run_together([(of(Company::Busy), LANES)])?;
+    sum.run_together([(of(Company::Timed), 2)])?;
+    sum.run_together([(of(Company::Busy), 3)])?;
     let patient = of(Company::Patient);
     let all = patient.len();
     // Two machines would take as long at once as one after the other.
